@@ -1,0 +1,157 @@
+"""Checkpoints: written atomically, checked before HDF5 sees them.
+
+A checkpoint is an HDF5 file whose user block (the 512 bytes HDF5 leaves to applications at the start of a file)
+holds the format's name and a BLAKE2b checksum of all that follows. A file that was damaged anywhere is recognised
+before its content is parsed. The previous checkpoint is kept until the new one is safely on disk.
+"""
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from iwes_mpi import obs_stats
+from iwes_mpi.config import Config
+from iwes_mpi.optimizers import OptimizerState
+from iwes_mpi.state import State
+
+CURRENT = "checkpoint.h5"
+PREVIOUS = "checkpoint-previous.h5"
+MAGIC = b"iwes-mpi checkpoint "
+VERSION = 1
+_USER_BLOCK = 512
+
+
+class CheckpointError(ValueError):
+    """A file that is not an intact checkpoint of this format."""
+
+
+class CheckpointWarning(UserWarning):
+    """A damaged checkpoint was passed over."""
+
+
+class Checkpoint(NamedTuple):
+    """The state of a run, and the settings it was made with."""
+
+    state: State
+    config: Config
+
+
+def encode(checkpoint: Checkpoint) -> bytes:
+    """The bytes of a checkpoint file."""
+    state = checkpoint.state
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver="latest", userblock_size=_USER_BLOCK) as file:
+        file.attrs["format"] = f"iwes-mpi-checkpoint/{VERSION}"
+        file.attrs["config"] = checkpoint.config.to_json()
+        for name in ("iteration", "env_steps", "episodes"):
+            file.attrs[name] = np.int64(getattr(state, name))
+        file.attrs["wall_time"] = np.float64(state.wall_time)
+        file.attrs["optimizer_step"] = np.int64(state.optimizer.step)
+        file["theta"] = state.theta
+        file["optimizer_m"] = state.optimizer.m
+        file["optimizer_v"] = state.optimizer.v
+        file["obs_stats"] = obs_stats.pack(state.obs)
+    content = image.getvalue()[_USER_BLOCK:]
+    header = MAGIC + f"{VERSION} blake2b {hashlib.blake2b(content).hexdigest()}\n".encode()
+    return header.ljust(_USER_BLOCK, b"\0") + content
+
+
+def decode(data: bytes, name: str) -> Checkpoint:
+    """The checkpoint in a file's bytes; `name` names the file in errors.
+
+    Raises
+    ------
+    CheckpointError
+        If it is of another format, or damaged.
+    """
+    if not data.startswith(MAGIC):
+        raise CheckpointError(f"{name} is not a checkpoint of iwes_mpi" if data else f"{name} is empty")
+    fields = data[:_USER_BLOCK].rstrip(b"\0").removeprefix(MAGIC).split()
+    if fields[:1] != [str(VERSION).encode()] and len(fields) == 3 and fields[0].isdigit():
+        raise CheckpointError(
+            f"{name} has format {fields[0].decode()}; this version of iwes_mpi reads format {VERSION}"
+        )
+    content = data[_USER_BLOCK:]
+    header = MAGIC + f"{VERSION} blake2b {hashlib.blake2b(content).hexdigest()}\n".encode()
+    if data[:_USER_BLOCK] != header.ljust(_USER_BLOCK, b"\0"):
+        raise CheckpointError(f"{name} is damaged: its checksum does not match")
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            attrs = file.attrs
+            optimizer = OptimizerState(int(attrs["optimizer_step"]), file["optimizer_m"][:], file["optimizer_v"][:])
+            stats = obs_stats.unpack(file["obs_stats"][:])
+            counts = (int(attrs["env_steps"]), int(attrs["episodes"]), float(attrs["wall_time"]))
+            state = State(int(attrs["iteration"]), file["theta"][:], optimizer, stats, *counts)
+            return Checkpoint(state, Config.from_json(attrs["config"]))
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{name} cannot be understood: {error}") from None
+
+
+def load(path: Path) -> Checkpoint:
+    """Read one checkpoint file.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, unreadable or damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    return decode(data, str(path))
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, CheckpointWarning, stacklevel=3)
+
+
+def load_newest(run_dir: Path, warn: Callable[[str], None] = _warn) -> Checkpoint:
+    """The newest intact checkpoint of a run; damaged ones are passed over with a warning.
+
+    Raises
+    ------
+    CheckpointError
+        If none is intact, naming what is wrong with each; FileNotFoundError if there is no checkpoint at all.
+    """
+    found = [path for path in (run_dir / CURRENT, run_dir / PREVIOUS) if path.exists()]
+    if not found:
+        raise FileNotFoundError(f"{run_dir} holds no checkpoint")
+    problems = []
+    for path in found:
+        try:
+            checkpoint = load(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            warn(f"{problem}; using {path.name}")
+        return checkpoint
+    raise CheckpointError("; ".join(problems))
+
+
+def save(run_dir: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint so that at every instant an intact one is there, whatever is killed.
+
+    The new file is complete on disk before the current one is renamed to the previous, and takes its name then.
+    """
+    current, previous, draft = run_dir / CURRENT, run_dir / PREVIOUS, run_dir / (CURRENT + ".new")
+    with open(draft, "wb") as file:
+        file.write(encode(checkpoint))
+        file.flush()
+        os.fsync(file.fileno())
+    if current.exists():
+        os.replace(current, previous)
+    os.replace(draft, current)
+    descriptor = os.open(run_dir, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,192 @@
+"""What a person sees while a run goes on: a live bar on a terminal, one line per iteration elsewhere."""
+
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Literal, Protocol
+
+from iwes_mpi.config import Config
+from iwes_mpi.es import Report
+from iwes_mpi.state import State
+
+_LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prun", "orterun", "srun")
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that shows this process's output; None if no person is watching.
+
+    A launcher passes its ranks' output through a pipe: then the launcher's own output tells.
+    """
+    if sys.stdout.isatty():
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    try:
+        process = os.getppid()
+        for _ in range(4):
+            entry = Path(f"/proc/{process}")
+            if (entry / "comm").read_text().strip() in _LAUNCHERS:
+                descriptor = os.open(entry / "fd" / "1", os.O_WRONLY | os.O_NOCTTY)
+                try:
+                    if os.isatty(descriptor):
+                        return os.get_terminal_size(descriptor).columns
+                finally:
+                    os.close(descriptor)
+            process = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+class Display(Protocol):
+    """Shows a run's progress; only rank 0 has one."""
+
+    def note(self, text: str) -> None:
+        """Show one line about the run as a whole."""
+        ...
+
+    def update(self, report: Report) -> None:
+        """Show an iteration that has just been completed."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+
+class Rate:
+    """Environment steps per second, over the last iterations."""
+
+    def __init__(self, env_steps: int):
+        self._marks = [(time.monotonic(), env_steps)]
+
+    def __call__(self, env_steps: int) -> float:
+        """The rate with `env_steps` reached by now."""
+        self._marks = [*self._marks[-10:], (time.monotonic(), env_steps)]
+        (t0, n0), (t1, n1) = self._marks[0], self._marks[-1]
+        return (n1 - n0) / max(t1 - t0, 1e-9)
+
+
+def progress(config: Config, state: State, elapsed: float) -> float:
+    """The share of the nearest limit that is used up, 0 to 1; 0 without limits. `elapsed`: s of this job."""
+    used = [
+        reached / limit
+        for reached, limit in (
+            (state.iteration, config.iterations),
+            (state.env_steps, config.max_env_steps),
+            (elapsed, config.max_wall_time),
+        )
+        if limit
+    ]
+    return min(1.0, max(used, default=0.0))
+
+
+def clock(seconds: float) -> str:
+    """A duration for people: 0:07:31."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _smallest_ess(report: Report) -> float:
+    values = [row["ess"] for row in report.updates if not math.isnan(row["ess"])]
+    return min(values, default=math.nan)
+
+
+class Lines:
+    """One line per iteration, for log files."""
+
+    def __init__(self, state: State):
+        self._rate = Rate(state.env_steps)
+
+    def note(self, text: str) -> None:
+        """See `Display`."""
+        print(text, flush=True)
+
+    def update(self, report: Report) -> None:
+        """See `Display`."""
+        row = report.iteration
+        print(
+            f"iteration {row['iteration']:>5.0f}  env_steps {row['env_steps']:>10.0f}  "
+            f"steps/s {self._rate(int(row['env_steps'])):>8.0f}  eval median {row['eval_return_median']:>10.2f}  "
+            f"return mean {row['return_mean']:>10.2f}  updates {row['updates']:.0f}  ESS {_smallest_ess(report):.3f}  "
+            f"time {clock(row['wall_time'])}",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """See `Display`."""
+
+
+class Bar:
+    """A live progress bar with the figures that tell how learning goes."""
+
+    def __init__(self, config: Config, state: State, width: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._config, self._state = config, state
+        self._rate = Rate(state.env_steps)
+        self._begin = time.monotonic()
+        self._start = progress(config, state, 0.0)
+        limited = bool(config.iterations or config.max_env_steps or config.max_wall_time)
+        columns = [
+            TextColumn("iteration {task.fields[iteration]}"),
+            BarColumn(bar_width=None),
+            *([TextColumn("{task.percentage:>3.0f} %")] if limited else []),
+            TextColumn("{task.fields[figures]}"),
+        ]
+        self._console = Console(force_terminal=True, width=width, file=sys.stdout)
+        # Redrawn after each iteration, not by a thread, which would take time from rank 0's episodes.
+        self._progress = Progress(*columns, console=self._console, auto_refresh=False, expand=True)
+        self._task = self._progress.add_task(
+            "", total=1.0 if limited else None, iteration=state.iteration, figures="compiling …"
+        )
+        self._progress.start()
+
+    def note(self, text: str) -> None:
+        """See `Display`."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._progress.refresh()
+
+    def update(self, report: Report) -> None:
+        """See `Display`."""
+        row = report.iteration
+        elapsed = time.monotonic() - self._begin
+        done = progress(self._config, self._state, elapsed)
+        left = elapsed * (1 - done) / (done - self._start) if done > self._start else math.nan
+        figures = (
+            f"{row['env_steps'] / 1e6:.2f}M steps  {self._rate(int(row['env_steps'])) / 1e3:.1f}k/s  "
+            f"eval median {row['eval_return_median']:.1f}  ESS {_smallest_ess(report):.2f}"
+        )
+        if not math.isnan(left):
+            figures += f"  {clock(left)} left"
+        self._progress.update(self._task, completed=done, iteration=self._state.iteration, figures=figures)
+        self._progress.refresh()
+
+    def close(self) -> None:
+        """See `Display`."""
+        self._progress.stop()
+
+
+class Nothing:
+    """No display."""
+
+    def note(self, text: str) -> None:
+        """See `Display`."""
+
+    def update(self, report: Report) -> None:
+        """See `Display`."""
+
+    def close(self) -> None:
+        """See `Display`."""
+
+
+def open_display(config: Config, state: State) -> Display:
+    """The display that ``--display`` asks for."""
+    kind: Literal["auto", "bar", "lines", "none"] = config.display
+    if kind == "none":
+        return Nothing()
+    width = terminal_width()
+    if kind == "bar" or (kind == "auto" and width is not None):
+        return Bar(config, state, width or 100)
+    return Lines(state)

@@ -1,0 +1,243 @@
+"""The only module that knows MPI: the world of ranks, its nodes, slices, exact sums, shared memory and abort.
+
+Collective methods must be called by all ranks of their group in the same order. Sums over samples are sums of
+64-bit integers, so that the result depends neither on the number of ranks nor on the order of the reduction.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Literal, NoReturn, TypeVar
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+for _variable in THREAD_VARIABLES:  # before NumPy loads: the ranks are the parallelism
+    os.environ.setdefault(_variable, "1")
+
+import mpi4py  # noqa: E402
+
+mpi4py.rc.thread_level = "serialized"
+
+import numpy as np  # noqa: E402
+from mpi4py import MPI  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+T = TypeVar("T")
+
+# What launchers tell a process about how many of them they started, most specific first
+_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+class LauncherMismatch(RuntimeError):
+    """The launcher belongs to another MPI than the one mpi4py uses: each process is alone in its own world."""
+
+
+def check_launcher(size: int, environment: Mapping[str, str]) -> None:
+    """Refuse a world of one process where the launcher says that it started several.
+
+    Raises
+    ------
+    LauncherMismatch
+        Naming the variable that tells.
+    """
+    if size > 1:
+        return
+    for variable in _SIZE_VARIABLES:
+        started = environment.get(variable, "")
+        if not started.isdigit():
+            continue
+        if int(started) > 1:
+            raise LauncherMismatch(
+                f"the launcher started {started} processes ({variable}), but each of them is rank 0 of 1: mpirun "
+                f"or srun belongs to another MPI than mpi4py's ({library_version()}). Use the launcher of that MPI, "
+                "or rebuild mpi4py against the launcher's (README, 'On a cluster')"
+            )
+        return
+
+
+def library_version() -> str:
+    """Name and version of the MPI library, in one line."""
+    return MPI.Get_library_version().strip("\0").splitlines()[0].strip()[:80]
+
+
+def split(n: int, parts: int, index: int) -> range:
+    """Slice `index` of n items cut into `parts` contiguous slices whose lengths differ by at most one."""
+    return range(n * index // parts, n * (index + 1) // parts)
+
+
+class Group:
+    """Some ranks that compute together.
+
+    Parameters
+    ----------
+    comm : MPI communicator
+    """
+
+    def __init__(self, comm: MPI.Intracomm):
+        self.comm = comm
+        self.rank = comm.Get_rank()
+        self.size = comm.Get_size()
+
+    def slice(self, n: int) -> range:
+        """This rank's share of n items."""
+        return split(n, self.size, self.rank)
+
+    def sum_integers(self, values: NDArray[np.int64]) -> None:
+        """Sum int64 arrays over the ranks, in place, exactly."""
+        self.comm.Allreduce(MPI.IN_PLACE, values, MPI.SUM)
+
+    def merge_slots(self, values: NDArray[np.float64]) -> None:
+        """Fill an array of which each rank has filled some slots and left the others zero, in place.
+
+        The sum of the bit patterns as integers is exact, since no slot is filled by two ranks.
+        """
+        self.comm.Allreduce(MPI.IN_PLACE, values.view(np.int64), MPI.SUM)
+
+    def maximum(self, value: float) -> float:
+        """The largest of the ranks' values."""
+        return float(self.comm.allreduce(value, MPI.MAX))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return bool(self.comm.allreduce(flag, MPI.LOR))
+
+    def barrier(self) -> None:
+        """Wait until all ranks of the group are here."""
+        self.comm.Barrier()
+
+
+class World(Group):
+    """All ranks of the job, and how they lie on nodes (processes that share memory).
+
+    Raises
+    ------
+    LauncherMismatch
+        From `check_launcher`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(MPI.Intracomm(MPI.COMM_WORLD))
+        check_launcher(self.size, os.environ)
+        self.node = Group(MPI.Intracomm(self.comm.Split_type(MPI.COMM_TYPE_SHARED, key=self.rank)))
+        leader = self.node.comm.bcast(self.rank)
+        leaders = self.comm.allgather(leader)
+        nodes = sorted(set(leaders))
+        self.n_nodes = len(nodes)
+        self.node_index = nodes.index(leader)
+        # Ranks in node order: a node's shares of the work lie side by side, however ranks were placed.
+        self._first_position = sum(leaders.count(node) for node in nodes[: self.node_index])
+        self._windows: list[MPI.Win] = []
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is rank 0, which alone reads and writes files and talks to people."""
+        return self.rank == 0
+
+    def share(self, n: int) -> range:
+        """This rank's static share of n work items, in node order."""
+        return split(n, self.size, self._first_position + self.node.rank)
+
+    def weights_group(self, where: Literal["all", "node", "root"]) -> Group | None:
+        """The ranks that compute weights (``--weights-on``), or None on the others. Collective."""
+        if where == "all":
+            return self
+        if where == "node":
+            return self.node if self.node_index == 0 else None
+        return Group(MPI.Intracomm(MPI.COMM_SELF)) if self.is_root else None
+
+    def broadcast(self, values: NDArray[Any]) -> None:
+        """Give every rank rank 0's array, in place."""
+        self.comm.Bcast(values, 0)
+
+    def from_root(self, value: T | None) -> T:
+        """Rank 0's value on every rank, whatever it is; for start-up, not for the loop."""
+        return self.comm.bcast(value, 0)
+
+    def first(self, value: T | None) -> T | None:
+        """The value of the lowest rank that has one, on every rank; None if none has."""
+        return next((found for found in self.comm.allgather(value) if found is not None), None)
+
+    def mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean over ranks of a small float64 array."""
+        total = np.empty_like(values)
+        self.comm.Allreduce(values, total, MPI.SUM)
+        return total / self.size
+
+    def minimum(self, value: int) -> int:
+        """The smallest of the ranks' integers."""
+        return int(self.comm.allreduce(value, MPI.MIN))
+
+    def node_array(self, size: int, dtype: Any) -> NDArray[Any]:
+        """One array per node, in memory that all its ranks share. Collective.
+
+        After writing, call `publish` before any other rank reads.
+        """
+        bytes_here = size * np.dtype(dtype).itemsize if self.node.rank == 0 else 0
+        window = MPI.Win.Allocate_shared(bytes_here, np.dtype(dtype).itemsize, comm=self.node.comm)
+        window.Lock_all()
+        self._windows.append(window)
+        buffer, _ = window.Shared_query(0)
+        return np.ndarray(size, dtype=dtype, buffer=memoryview(buffer))
+
+    def publish(self) -> None:
+        """Make what any rank of the node wrote to node arrays visible to the others. Collective on the node."""
+        for window in self._windows:
+            window.Sync()
+        self.node.barrier()
+        for window in self._windows:
+            window.Sync()
+
+    def close(self) -> None:
+        """Release the nodes' shared memory. Collective; node arrays must not be used after it."""
+        for window in self._windows:
+            window.Unlock_all()
+            window.Free()
+        self._windows.clear()
+
+    def abort(self, code: int) -> NoReturn:
+        """End every rank at once."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.comm.Abort(code)
+        os._exit(code)  # not reached; some MPI libraries return while the abort is under way
+
+
+def launch(main: Callable[[World], int]) -> NoReturn:
+    """Run `main` on every rank and end the process with the exit code it returns.
+
+    An exception that leaves `main` on any rank, SystemExit and KeyboardInterrupt included, prints its traceback
+    and ends the whole job with code 1: the other ranks would otherwise wait for this one for ever.
+    """
+    try:
+        world = World()
+    except LauncherMismatch as error:
+        if first_of_launch(os.environ):
+            print(f"iwes_mpi: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        print(f"iwes_mpi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
+        world.abort(1)
+
+    sys.excepthook = report
+    try:
+        code = main(world)
+    except BaseException as error:
+        report(type(error), error, error.__traceback__)
+        raise
+    sys.exit(code)
+
+
+def first_of_launch(environment: Mapping[str, str]) -> bool:
+    """Whether this process is the launcher's first, by the launcher's own account."""
+    ranks = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+    return next((environment[name] for name in ranks if name in environment), "0") == "0"
+
+
+def static_items(world: World, *lengths: int) -> Iterator[tuple[int, int]]:
+    """This rank's items of several lists, each cut into static slices: pairs (list, item)."""
+    for which, length in enumerate(lengths):
+        for item in world.share(length):
+            yield which, item

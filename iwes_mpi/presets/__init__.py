@@ -1,0 +1,1 @@
+"""Named settings for ``--preset``: one TOML file each."""

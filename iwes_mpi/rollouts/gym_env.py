@@ -1,0 +1,145 @@
+"""Episodes of any Gymnasium environment with a flat Box observation and a Box or Discrete action space."""
+
+import importlib
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from iwes_mpi import obs_stats, policy
+from iwes_mpi.config import Config, ConfigError
+from iwes_mpi.rollouts.base import Episode, EpisodeTask
+
+SEED_BOUND = 2**63  # environments are seeded with the first draw of an episode's generator, below this
+
+
+def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+    """The environment of a configuration, with its time limit.
+
+    Raises
+    ------
+    ConfigError
+        If its module or id does not exist, it does not take the given arguments, has no time limit, or its
+        spaces are not supported.
+    """
+    module, separator, _ = config.env_id.partition(":")
+    if separator:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise ConfigError("--env-id", f"importing {module} failed: {type(error).__name__}: {error}") from error
+    try:
+        spec = gymnasium.spec(config.env_id)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise ConfigError("--env-id", f"{config.env_id}: {error}") from None
+    if spec.max_episode_steps is None and config.max_episode_steps is None:
+        raise ConfigError(
+            "--max-episode-steps",
+            f"is needed: {config.env_id} is registered without a time limit, so an episode might never end",
+        )
+    arguments = dict(config.env_kwargs)
+    if config.max_episode_steps is not None:
+        arguments["max_episode_steps"] = config.max_episode_steps
+    if render_mode is not None:
+        arguments["render_mode"] = render_mode
+    try:
+        env = gymnasium.make(config.env_id, disable_env_checker=True, **arguments)
+    except Exception as error:
+        setting = "--env-kwargs" if config.env_kwargs else "--env-id"
+        raise ConfigError(setting, f"{config.env_id} cannot be made: {type(error).__name__}: {error}") from error
+    try:
+        _check_spaces(config.env_id, env)
+    except ConfigError:
+        env.close()
+        raise
+    return env
+
+
+def _check_spaces(env_id: str, env: gymnasium.Env[Any, Any]) -> None:
+    observation, action = env.observation_space, env.action_space
+    if not (isinstance(observation, Box) and len(observation.shape) == 1 and observation.shape[0] > 0):
+        raise ConfigError(
+            "--env-id", f"{env_id} has observations {observation}; supported are flat Box spaces, shape (n,)"
+        )
+    if isinstance(action, Discrete):
+        return
+    if not (isinstance(action, Box) and len(action.shape) == 1 and action.shape[0] > 0):
+        raise ConfigError(
+            "--env-id",
+            f"{env_id} has actions {action}; supported are Discrete and flat Box spaces, shape (n,)",
+        )
+
+
+class GymRunner:
+    """Runs episodes through Gymnasium's own interface.
+
+    Parameters
+    ----------
+    config : Config
+        Names the environment and the policy's shape.
+
+    Raises
+    ------
+    ConfigError
+        From `make_env`.
+    """
+
+    def __init__(self, config: Config):
+        self.env = make_env(config)
+        self.description = f"{config.env_id} through Gymnasium"
+        assert self.env.observation_space.shape is not None
+        self._obs_size = self.env.observation_space.shape[0]
+        self._clip = config.obs_clip
+        space = self.env.action_space
+        if isinstance(space, Discrete):
+            self._discrete_start: int | None = int(space.start)
+            size = int(space.n)
+        else:
+            assert isinstance(space, Box)
+            self._discrete_start = None
+            size = space.shape[0]
+            self._low = space.low.astype(np.float32)
+            self._high = space.high.astype(np.float32)
+        self.network = policy.layout(self._obs_size, config.hidden_sizes, size)
+        self._scratch = self.network.scratch()
+        self._output = np.zeros(size, dtype=np.float32)
+
+    def run(self, task: EpisodeTask) -> Episode:
+        """Run one episode; see `EpisodeRunner`. An observation or return that is not finite makes it invalid.
+
+        Raises
+        ------
+        RuntimeError
+            If the environment's observations are not of the shape it declares.
+        """
+        step = self.env.step
+        sizes, scratch, output = self.network.sizes, self._scratch, self._output
+        stats = np.zeros(1 + 2 * self._obs_size) if task.observe else None
+        raw, _ = self.env.reset(seed=int(task.rng.integers(SEED_BOUND)))
+        total, length = 0.0, 0
+        while True:
+            obs = np.asarray(raw, dtype=np.float64)
+            if obs.shape != (self._obs_size,):
+                raise RuntimeError(
+                    f"step {length} gave an observation of shape {obs.shape}; "
+                    f"the environment declares ({self._obs_size},)"
+                )
+            if not policy.act(sizes, task.theta, task.normaliser, self._clip, scratch, obs, output):
+                return Episode(float("nan"), length, None)
+            if stats is not None:
+                obs_stats.observe(stats, obs)
+            if self._discrete_start is None:
+                policy.add_noise(task.rng, task.action_noise, self._low, self._high, output)
+                action: Any = output.copy()  # environments may keep what they are given
+            else:
+                action = self._discrete_start + int(np.argmax(output))
+            raw, reward, terminated, truncated, _ = step(action)
+            total += float(reward)
+            length += 1
+            if terminated or truncated:
+                return Episode(total, length, stats)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()

@@ -1,0 +1,398 @@
+"""The HDF5 log of a run: one writer (rank 0), and the reader that everyone else uses.
+
+Each table is a group of one-dimensional columns. A row is written in two steps: every other column first, then
+``iteration``, the one column whose values tell that the row is complete; so a reader of a file that is being
+written, or whose writer was killed, sees whole rows only.
+"""
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from iwes_mpi.config import Config, load_toml
+from iwes_mpi.version import __version__
+
+if TYPE_CHECKING:
+    from iwes_mpi.checkpoint import Checkpoint
+
+FORMAT = "iwes-mpi/1"
+LOG = "log.h5"
+CONFIG = "config.toml"
+
+
+class LogError(ValueError):
+    """A file that is not a readable log of this program."""
+
+
+class Column(NamedTuple):
+    """What a column holds."""
+
+    dtype: str
+    units: str
+    long_name: str
+
+
+_SECONDS = "in the iteration, mean over ranks"
+ITERATIONS = {
+    "iteration": Column("i8", "1", "iteration, from 0"),
+    "env_steps": Column("i8", "steps", "environment steps of population episodes, cumulative"),
+    "episodes": Column("i8", "episodes", "population episodes, cumulative"),
+    "wall_time": Column("f8", "s", "wall-clock time, cumulative over restarts"),
+    "return_mean": Column("f8", "return", "mean return of the population's valid episodes"),
+    "return_std": Column("f8", "return", "standard deviation of the population's returns"),
+    "return_median": Column("f8", "return", "median of the population's returns"),
+    "return_min": Column("f8", "return", "smallest return of the population"),
+    "return_max": Column("f8", "return", "largest return of the population"),
+    "episode_length_mean": Column("f8", "steps", "mean length of the population's episodes"),
+    "eval_return_median": Column("f8", "return", "median return of theta at the start of the iteration"),
+    "eval_return_mean": Column("f8", "return", "mean return of theta at the start of the iteration"),
+    "eval_return_std": Column("f8", "return", "standard deviation of the evaluation returns"),
+    "eval_episodes": Column("i8", "episodes", "valid evaluation episodes"),
+    "grad_norm": Column("f8", "1", "norm of the gradient estimate (sigma times eq. 3) at k = 0"),
+    "update_norm": Column("f8", "1", "distance theta moved in the iteration"),
+    "theta_norm": Column("f8", "1", "norm of theta after the iteration"),
+    "sigma": Column("f8", "1", "standard deviation of the perturbations"),
+    "updates": Column("i8", "updates", "optimiser updates made from this population"),
+    "theta_digest": Column("u8", "1", "first 8 bytes of BLAKE2b over theta after the iteration"),
+    "time_rollouts": Column("f8", "s", f"running episodes, {_SECONDS}"),
+    "time_idle": Column("f8", "s", f"waiting for other ranks, {_SECONDS}"),
+    "time_weights": Column("f8", "s", f"importance weights and gradient sums, {_SECONDS}"),
+    "time_comm": Column("f8", "s", f"exchanging returns and gradients, {_SECONDS}"),
+    "time_update": Column("f8", "s", f"optimiser steps, {_SECONDS}"),
+    "time_io": Column("f8", "s", "log and checkpoint writing since the previous row, mean over ranks"),
+    "invalid_episodes": Column("i8", "episodes", "episodes whose return or observations were not finite"),
+    "ranks": Column("i8", "ranks", "MPI ranks that ran the iteration"),
+}
+UPDATES = {
+    "iteration": Column("i8", "1", "iteration the update belongs to"),
+    "k": Column("i8", "1", "0 for the plain ES update, then 1, 2 … for importance-weighted ones"),
+    "ess": Column("f8", "1", "effective sample size as a share of the population, (Σc)²/(2n Σc²)"),
+    "kl": Column("f8", "nats", "KL divergence of theta's search distribution from the population's, r²/2"),
+    "mean_weight": Column("f8", "1", "mean importance weight, Σc/2n"),
+    "max_weight": Column("f8", "1", "largest importance weight after clipping"),
+    "clipped_share": Column("f8", "1", "share of the samples with weights at the clip or above"),
+    "grad_norm": Column("f8", "1", "norm of the gradient estimate"),
+    "update_norm": Column("f8", "1", "length of the optimiser's step"),
+    "accepted": Column("u1", "1", "1 if the update was made, 0 if a stop rule or lost overlap prevented it"),
+}
+TABLES = {"iterations": ITERATIONS, "updates": UPDATES}
+POPULATION = {
+    "returns": Column("f8", "return", "return of each episode; NaN where there was none"),
+    "lengths": Column("i8", "steps", "length of each episode; -1 where there was none"),
+}
+_ROWS_PER_CHUNK = 512
+_INCOMPLETE = -1  # what `iteration` holds until its row is complete
+
+
+def versions(mpi_library: str) -> dict[str, str]:
+    """Versions of all that a result depends on."""
+    packages = ("numpy", "numba", "gymnasium", "mujoco", "mpi4py", "h5py")
+    return {
+        "python": platform.python_version(),
+        "iwes_mpi": __version__,
+        **{name: metadata.version(name) for name in packages},
+        "mpi": mpi_library,
+    }
+
+
+def _git_commit() -> str:
+    """The commit of the program's own checkout, marked if it has changes; empty if it is not a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        try:
+            return subprocess.run(
+                ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return ""
+
+    commit = git("rev-parse", "HEAD")
+    return commit + ("-dirty" if commit and git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def provenance(config: Config, mpi_library: str, ranks: int, nodes: int) -> dict[str, Any]:
+    """The root attributes of a new log: what the run is, and what made it."""
+    return {
+        "format": FORMAT,
+        "config": config.to_json(),
+        "seed": np.uint64(config.seed),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "iwes_mpi.train", *sys.argv[1:]]),
+        "git_commit": _git_commit(),
+        "versions": json.dumps(versions(mpi_library)),
+        "host": platform.node(),
+        "ranks": ranks,
+        "nodes": nodes,
+    }
+
+
+class LogWriter:
+    """Appends rows to a log. Only rank 0 has one.
+
+    Parameters
+    ----------
+    path : Path
+        The log. An existing one is replaced.
+    attrs : dict
+        Root attributes.
+    tables : dict
+        Rows to begin with, by table: DataFrames with the table's columns.
+    population : dict or None
+        Arrays to begin ``/population`` with, by column; None to leave the group out.
+
+    Notes
+    -----
+    The new file is built beside the old one and renamed over it, then opened for single-writer-multiple-reader
+    access, so that at every instant there is a log that reads.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        attrs: dict[str, Any],
+        tables: dict[str, pd.DataFrame] | None = None,
+        population: dict[str, NDArray[Any]] | None = None,
+    ):
+        draft = path.with_name(path.name + ".new")
+        with h5py.File(draft, "w", libver="latest", locking=False) as file:
+            file.attrs.update(attrs)
+            for table, columns in TABLES.items():
+                for name, column in columns.items():
+                    start = np.zeros(0) if tables is None else tables[table][name].to_numpy()
+                    _create(file, f"{table}/{name}", column, start.astype(column.dtype))
+            if population is not None:
+                for name, column in POPULATION.items():
+                    _create(file, f"population/{name}", column, population[name].astype(column.dtype))
+        sync(draft)
+        os.replace(draft, path)
+        sync(path.parent)
+        self._path = path
+        self._file = h5py.File(path, "r+", libver="latest", locking=False)
+        self._columns = {t: {n: self._file[t][n] for n in columns} for t, columns in TABLES.items()}
+        self._population = [self._file["population"][n] for n in POPULATION] if population is not None else []
+        self._file.swmr_mode = True
+
+    def append(
+        self,
+        iteration: dict[str, float],
+        updates: list[dict[str, float]],
+        population: tuple[NDArray[Any], ...],
+    ) -> None:
+        """Write one iteration: its updates and population first, so that they are there when its row is."""
+        for dataset, values in zip(self._population, population, strict=False):
+            row = dataset.shape[0]
+            dataset.resize((row + 1, max(dataset.shape[1], values.shape[0]), 2))
+            dataset[row, : values.shape[0]] = values
+        if updates:
+            self._extend("updates", updates)
+        self._extend("iterations", [iteration])
+
+    def _extend(self, table: str, rows: list[dict[str, float]]) -> None:
+        columns = self._columns[table]
+        for name, dataset in columns.items():
+            size = dataset.shape[0]
+            dataset.resize((size + len(rows),))
+            if name != "iteration":
+                dataset[size:] = np.array([row[name] for row in rows], dtype=dataset.dtype)
+        self._file.flush()
+        columns["iteration"][-len(rows) :] = [row["iteration"] for row in rows]
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Return only when all rows are on disk."""
+        self._file.flush()
+        sync(self._path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def sync(path: Path) -> None:
+    """fsync a file or directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _create(file: h5py.File, name: str, column: Column, start: NDArray[Any]) -> None:
+    """A column that can grow, with its first values."""
+    if name.startswith("population/"):
+        shape = start.shape if start.ndim == 3 else (0, 0, 2)
+        options: dict[str, Any] = {"shape": shape, "maxshape": (None, None, 2), "chunks": (1, 1024, 2)}
+    else:
+        options = {"shape": start.shape, "maxshape": (None,), "chunks": (_ROWS_PER_CHUNK,)}
+    fill: Any = np.nan if column.dtype == "f8" else _INCOMPLETE if column.dtype == "i8" else 0
+    dataset = file.create_dataset(name, dtype=column.dtype, fillvalue=fill, **options)
+    if start.size:
+        dataset[...] = start
+    dataset.attrs["units"] = column.units
+    dataset.attrs["long_name"] = column.long_name
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    """A log opened for reading, whether it is being written, was closed, or its writer was killed.
+
+    Raises
+    ------
+    LogError
+        If it cannot be read or is not a log of this format.
+    """
+    try:
+        with h5py.File(path, "r", libver="latest", swmr=True, locking=False) as file:
+            found = file.attrs.get("format")
+            if not isinstance(found, str) or not found.startswith("iwes-mpi/"):
+                raise LogError(f"{path} is not a log of iwes_mpi")
+            if found != FORMAT:
+                raise LogError(f"{path} has format {found}; this version of iwes_mpi reads {FORMAT}")
+            yield file
+    except FileNotFoundError:
+        raise LogError(f"{path} does not exist") from None
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, LogError):
+            raise
+        raise LogError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _complete_rows(group: h5py.Group) -> int:
+    iteration = group["iteration"][:]
+    incomplete = np.flatnonzero(iteration < 0)
+    return int(incomplete[0]) if incomplete.size else iteration.size
+
+
+def read_table(path: Path, table: str) -> pd.DataFrame:
+    """The complete rows of a table of a log.
+
+    Raises
+    ------
+    LogError
+        If the log cannot be read.
+    """
+    with _reading(path) as file:
+        rows = _complete_rows(file[table])
+        return pd.DataFrame({name: file[table][name][:rows] for name in TABLES[table]})
+
+
+def read_attrs(path: Path) -> dict[str, Any]:
+    """The root attributes of a log. Raises LogError if it cannot be read."""
+    with _reading(path) as file:
+        return dict(file.attrs)
+
+
+def read_population(path: Path, rows: int) -> dict[str, NDArray[Any]] | None:
+    """The first `rows` rows of the population columns, shape (rows, pairs, 2); None if it was not logged."""
+    with _reading(path) as file:
+        if "population" not in file:
+            return None
+        return {name: file["population"][name][:rows] for name in POPULATION}
+
+
+class Run:
+    """What a run directory tells: settings, tables and policy, of a finished, running or killed run.
+
+    Everything is read when it is first asked for, and kept; open the run again for news.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        """Root attributes of the log: provenance of the run."""
+        return read_attrs(self.path / LOG)
+
+    @cached_property
+    def config(self) -> Config:
+        """The run's settings."""
+        try:
+            return Config.from_json(self.attrs["config"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise LogError(f"{self.path / LOG} has no valid configuration: {error}") from None
+
+    @cached_property
+    def iterations(self) -> pd.DataFrame:
+        """One row per iteration (`ITERATIONS`)."""
+        return read_table(self.path / LOG, "iterations")
+
+    @cached_property
+    def updates(self) -> pd.DataFrame:
+        """One row per optimiser update (`UPDATES`), of the iterations in `iterations`."""
+        complete = len(self.iterations)
+        updates = read_table(self.path / LOG, "updates")
+        return updates[updates["iteration"] < complete]
+
+    @cached_property
+    def population(self) -> dict[str, NDArray[Any]] | None:
+        """Arrays ``returns`` and ``lengths`` (iterations, n_pairs, 2), or None if the run did not log them."""
+        return read_population(self.path / LOG, len(self.iterations))
+
+    @cached_property
+    def checkpoint(self) -> "Checkpoint":
+        """The newest checkpoint that is intact. Raises CheckpointError if there is none."""
+        from iwes_mpi.checkpoint import load_newest
+
+        return load_newest(self.path)
+
+    @property
+    def theta(self) -> NDArray[np.float64]:
+        """The policy's parameters (d,) in the newest checkpoint."""
+        return self.checkpoint.state.theta
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """Open the run in a directory for reading; the run may be going on.
+
+    Raises
+    ------
+    LogError
+        If there is no readable log in it.
+    """
+    run = Run(path)
+    _ = run.attrs
+    return run
+
+
+def empty_population(rows: int) -> dict[str, NDArray[Any]]:
+    """Population columns of `rows` iterations that were not logged."""
+    return {"returns": np.full((rows, 0, 2), np.nan), "lengths": np.full((rows, 0, 2), _INCOMPLETE)}
+
+
+def write_config(run_dir: Path, config: Config) -> None:
+    """Write a run's config.toml, all at once."""
+    draft = run_dir / (CONFIG + ".new")
+    draft.write_text("# Every setting of this run, defaults included.\n\n" + config.to_toml(), "utf-8")
+    sync(draft)
+    os.replace(draft, run_dir / CONFIG)
+
+
+def recorded_config(run_dir: Path) -> Config:
+    """The settings in a run directory's config.toml.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read or is not valid.
+    """
+    return Config.from_dict(load_toml(run_dir / CONFIG), str(run_dir / CONFIG))
