@@ -315,8 +315,8 @@ def _plain(value: Any) -> Any:
 
 
 def _toml(value: Any) -> Any:
-    """A value TOML can hold: JSON text where a dictionary contains null, which TOML does not know."""
-    if isinstance(value, dict) and "null" in json.dumps(value):
+    """A value for a flat TOML file: JSON text for a dictionary, which may also hold null, unknown to TOML."""
+    if isinstance(value, dict):
         return json.dumps(value)
     return list(value) if isinstance(value, tuple) else value
 
@@ -430,10 +430,11 @@ class Request:
         return Config(**(base | self.settings))
 
 
-class _Parser(argparse.ArgumentParser):
+class ArgumentParser(argparse.ArgumentParser):
     """An argument parser whose errors are ConfigErrors."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, naming the setting."""
         setting, separator, problem = message.removeprefix("argument ").partition(": ")
         if message.startswith("argument ") and separator:
             raise ConfigError(setting, problem)
@@ -509,7 +510,7 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of ``python -m iwes_mpi.train``, made from the fields of `Config`."""
-    parser = _Parser(
+    parser = ArgumentParser(
         prog="python -m iwes_mpi.train",
         usage="mpirun -n RANKS python -m iwes_mpi.train [--preset NAME] [--config FILE] [settings]",
         description=_DESCRIPTION,

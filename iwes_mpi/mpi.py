@@ -178,7 +178,7 @@ class World(Group):
         window.Lock_all()
         self._windows.append(window)
         buffer, _ = window.Shared_query(0)
-        return np.ndarray(size, dtype=dtype, buffer=memoryview(buffer))
+        return np.asarray(buffer)[: size * np.dtype(dtype).itemsize].view(dtype)
 
     def publish(self) -> None:
         """Make what any rank of the node wrote to node arrays visible to the others. Collective on the node."""

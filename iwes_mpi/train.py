@@ -5,51 +5,18 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from iwes_mpi import mpi
-from iwes_mpi.config import Config, ConfigError, Request, flag, parse
+from iwes_mpi.config import Config, ConfigError, Request, build_parser, flag, parse
+from iwes_mpi.launching import FINISHED, STOPPED_EARLY, agree, run_program
 
 if TYPE_CHECKING:
     from iwes_mpi.es import Report
     from iwes_mpi.rollouts import EpisodeRunner
     from iwes_mpi.runlog import LogWriter
     from iwes_mpi.state import State
-
-FINISHED, BAD_INPUT, STOPPED_EARLY = 0, 2, 75
-
-T = TypeVar("T")
-
-
-class Refused(Exception):
-    """Wrong input, known on every rank; the message names the setting."""
-
-
-def agree(world: mpi.World, function: Callable[[], T], on_root: bool = False) -> T | None:
-    """Call `function` on every rank, or on rank 0 alone; what is wrong with the input anywhere is known everywhere.
-
-    Returns
-    -------
-    object
-        What `function` returned on this rank; None where it did not run.
-
-    Raises
-    ------
-    Refused
-        On every rank, if it raised ConfigError on any, with the message of the first such rank.
-    """
-    result, problem = None, None
-    if world.is_root or not on_root:
-        try:
-            result = function()
-        except ConfigError as error:
-            problem = str(error)
-    problem = world.first(problem)
-    if problem is not None:
-        raise Refused(problem)
-    return result
 
 
 class Plan(NamedTuple):
@@ -223,19 +190,8 @@ def limit_reached(config: Config, state: "State") -> bool:
     )
 
 
-def train(world: mpi.World, request_or_error: Callable[[], Request]) -> int:
-    """Run the whole of a training run on all ranks. Collective.
-
-    Parameters
-    ----------
-    world : World
-    request_or_error : callable
-        Returns what the command line asks for, or raises ConfigError; called on rank 0.
-
-    Returns
-    -------
-    int
-        The exit code.
+def train(world: mpi.World, argv: list[str]) -> int:
+    """Run the whole of a training run on all ranks; returns the exit code. Collective.
 
     Raises
     ------
@@ -243,7 +199,7 @@ def train(world: mpi.World, request_or_error: Callable[[], Request]) -> int:
         If the input is wrong.
     """
     begin = time.monotonic()
-    plan = world.from_root(agree(world, lambda: make_plan(request_or_error()), on_root=True))
+    plan = world.from_root(agree(world, lambda: make_plan(parse(argv)), on_root=True))
     config = plan.config
 
     # Imported after the command line is known to be right, and by all ranks at once.
@@ -315,19 +271,5 @@ def _summary(run_dir: Path, state: "State", last: "Report | None", code: int) ->
     )
 
 
-def main(world: mpi.World, argv: list[str]) -> int:
-    """The program on every rank; returns its exit code."""
-    try:
-        return train(world, lambda: parse(argv))
-    except Refused as error:
-        if world.is_root:
-            print(f"iwes_mpi.train: error: {error}", file=sys.stderr, flush=True)
-        return BAD_INPUT
-
-
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):  # needs no MPI; under a launcher one rank prints it
-        if mpi.first_of_launch(os.environ):
-            parse(sys.argv[1:])
-        sys.exit(0)
-    mpi.launch(lambda world: main(world, sys.argv[1:]))
+    run_program("iwes_mpi.train", build_parser, train)

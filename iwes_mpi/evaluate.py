@@ -1,0 +1,121 @@
+"""``python -m iwes_mpi.evaluate RUN``: score a run's policy with fresh episodes, on any number of ranks."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwes_mpi import mpi
+from iwes_mpi.config import ArgumentParser, ConfigError
+from iwes_mpi.launching import FINISHED, agree, run_program
+from iwes_mpi.seeding import MAX_SEED, Stream, generator
+
+if TYPE_CHECKING:
+    from iwes_mpi.checkpoint import Checkpoint
+
+
+class Scores(NamedTuple):
+    """What a policy's episodes came to."""
+
+    returns: NDArray[np.float64]  # (episodes,)
+    lengths: NDArray[np.int64]  # (episodes,) environment steps
+
+    def table(self) -> str:
+        """The figures for people, one per line."""
+        valid = self.returns[np.isfinite(self.returns)]
+        if not valid.size:
+            return f"none of the {self.returns.size} episodes was valid"
+        lines = [
+            f"median  {np.median(valid):12.3f}",
+            f"mean    {valid.mean():12.3f}",
+            f"std     {valid.std():12.3f}",
+            f"min     {valid.min():12.3f}",
+            f"max     {valid.max():12.3f}",
+            f"length  {self.lengths.mean():12.1f}  steps, mean",
+        ]
+        if valid.size < self.returns.size:
+            lines.append(f"invalid {self.returns.size - valid.size:12d}  episodes, left out")
+        return "\n".join(lines)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m iwes_mpi.evaluate``."""
+    parser = ArgumentParser(
+        prog="python -m iwes_mpi.evaluate",
+        description="Run episodes with the policy in a run's newest checkpoint. The run may be finished, going on or "
+        "killed. Works under mpirun too; the scores do not depend on the number of ranks.",
+    )
+    parser.add_argument("run", metavar="RUN", help="run directory, or a checkpoint file")
+    parser.add_argument("--episodes", type=int, default=30, metavar="N", help="episodes [default 30]")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the episodes [default 0]")
+    parser.add_argument("--deterministic", action="store_true", help="act without action noise")
+    return parser
+
+
+def _prepare(argv: list[str]) -> "tuple[argparse.Namespace, Checkpoint]":
+    """The options, and the checkpoint they name. Raises ConfigError if either is wrong. Rank 0 only."""
+    from iwes_mpi.checkpoint import CheckpointError, load, load_newest
+
+    options = build_parser().parse_args(argv)
+    if options.episodes < 1:
+        raise ConfigError("--episodes", f"must be at least 1, got {options.episodes}")
+    if not 0 <= options.seed <= MAX_SEED:
+        raise ConfigError("--seed", f"must lie between 0 and 2^64 - 1, got {options.seed}")
+    path = Path(options.run)
+    try:
+        if not path.exists():
+            raise ConfigError("RUN", f"{path} does not exist")
+        return options, load_newest(path, print_warning) if path.is_dir() else load(path)
+    except (CheckpointError, FileNotFoundError) as error:
+        raise ConfigError("RUN", str(error)) from None
+
+
+def score(world: mpi.World, argv: list[str]) -> Scores:
+    """Run the episodes that a command line asks for, shared by all ranks. Collective.
+
+    Raises
+    ------
+    Refused
+        If the command line or the run it names is wrong.
+    """
+
+    options, (state, config) = world.from_root(agree(world, lambda: _prepare(argv), on_root=True))
+
+    from iwes_mpi.rollouts import EpisodeTask, open_runner
+
+    runner = agree(world, lambda: open_runner(config), on_root=True) or open_runner(config)
+    theta, normaliser = state.theta.astype(np.float32), state.obs.normaliser()
+    noise = 0.0 if options.deterministic else config.action_noise
+    results = np.zeros((options.episodes, 2))
+    for episode in world.share(options.episodes):
+        rng = generator(options.seed, Stream.SCORE_EPISODE, 0, episode)
+        outcome = runner.run(EpisodeTask(theta, normaliser, rng, noise, False))
+        results[episode] = outcome.total_reward, outcome.length
+    world.merge_slots(results)
+    runner.close()
+    if world.is_root:
+        print(
+            f"{options.run}: {config.env_id} after {state.iteration} iterations, "
+            f"{options.episodes} {'deterministic' if options.deterministic else 'stochastic'} episodes"
+        )
+    return Scores(results[:, 0], results[:, 1].astype(np.int64))
+
+
+def print_warning(text: str) -> None:
+    """Tell of something that was passed over."""
+    print(f"iwes_mpi.evaluate: warning: {text}", file=sys.stderr, flush=True)
+
+
+def evaluate(world: mpi.World, argv: list[str]) -> int:
+    """Score, and print the figures; returns the exit code. Collective. Raises as `score`."""
+    scores = score(world, argv)
+    if world.is_root:
+        print(scores.table(), flush=True)
+    return FINISHED
+
+
+if __name__ == "__main__":
+    run_program("iwes_mpi.evaluate", build_parser, evaluate)

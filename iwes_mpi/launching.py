@@ -1,0 +1,74 @@
+"""What the MPI programs of the package share: exit codes, help, and refusing wrong input once for all ranks."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from iwes_mpi import mpi
+from iwes_mpi.config import ConfigError
+
+FINISHED, BAD_INPUT, STOPPED_EARLY = 0, 2, 75
+
+T = TypeVar("T")
+
+
+class Refused(Exception):
+    """Wrong input, known on every rank; the message names the setting."""
+
+
+def agree(world: mpi.World, function: Callable[[], T], on_root: bool = False) -> T | None:
+    """Call `function` on every rank, or on rank 0 alone; what is wrong with the input anywhere is known everywhere.
+
+    Returns
+    -------
+    object
+        What `function` returned on this rank; None where it did not run.
+
+    Raises
+    ------
+    Refused
+        On every rank, if it raised ConfigError on any, with the message of the first such rank.
+    """
+    result, problem = None, None
+    if world.is_root or not on_root:
+        try:
+            result = function()
+        except ConfigError as error:
+            problem = str(error)
+    problem = world.first(problem)
+    if problem is not None:
+        raise Refused(problem)
+    return result
+
+
+def run_program(
+    name: str, build_parser: Callable[[], argparse.ArgumentParser], body: Callable[[mpi.World, list[str]], int]
+) -> NoReturn:
+    """Run a program on all ranks of this job and end the process with its exit code.
+
+    Parameters
+    ----------
+    name : str
+        As it introduces its errors.
+    build_parser : callable
+        Gives the parser whose help ``--help`` prints, once.
+    body : callable
+        The program: takes the world and the command line, returns the exit code, raises `Refused` on wrong input.
+    """
+    argv = sys.argv[1:]
+    if {"-h", "--help"} & set(argv):
+        if mpi.first_of_launch(os.environ):
+            build_parser().print_help()
+        sys.exit(FINISHED)
+
+    def main(world: mpi.World) -> int:
+        try:
+            return body(world, argv)
+        except Refused as error:
+            if world.is_root:
+                print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+            return BAD_INPUT
+
+    mpi.launch(main)
