@@ -30,7 +30,7 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
         except Exception as error:
             raise ConfigError("--env-id", f"importing {module} failed: {type(error).__name__}: {error}") from error
     try:
-        spec = gymnasium.spec(config.env_id)
+        spec = gymnasium.spec(config.env_id.rpartition(":")[2])
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise ConfigError("--env-id", f"{config.env_id}: {error}") from None
     if spec.max_episode_steps is None and config.max_episode_steps is None:

@@ -1,0 +1,32 @@
+# Each target does all of its own set-up: it needs Python ≥ 3.11 with venv, make and a compiler.
+
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+VENV := .venv
+BIN := $(VENV)/bin
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+
+.PHONY: train test lint typecheck format clean
+
+train: $(VENV)/.installed ## train HalfCheetah-v5 from scratch on all cores
+	$(ONE_THREAD) $(BIN)/mpirun -n $(CORES) $(BIN)/python -m iwes_mpi.train --preset quickstart
+
+test: lint ## lint, then the whole test suite
+	$(ONE_THREAD) $(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.installed: pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,97 @@
+"""Small environments for tests: quick, deterministic from their seed, and some of them broken on purpose."""
+
+import os
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+OBS_SIZE, ACTION_SIZE = 3, 2
+
+
+class Drift(gymnasium.Env[Any, Any]):
+    """A point that drifts; reward for steering it home. Episodes end at a random time, so that lengths differ."""
+
+    observation_space = Box(-np.inf, np.inf, (OBS_SIZE,), np.float64)
+    action_space = Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+
+    def __init__(self, sleep: float = 0.0, **_: Any):
+        self.sleep = sleep  # s per step
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.state = self.np_random.normal(size=OBS_SIZE)
+        self.end = int(self.np_random.integers(5, 60))
+        self.steps = 0
+        return self.state.copy(), {}
+
+    def step(self, action: Any) -> Any:
+        if self.sleep:
+            time.sleep(self.sleep)
+        self.steps += 1
+        self.state = 0.95 * self.state + 0.05 * self.np_random.normal(size=OBS_SIZE)
+        self.state[:ACTION_SIZE] += 0.2 * np.asarray(action, dtype=np.float64)
+        return self.state.copy(), -float(np.sum(self.state**2)), self.steps >= self.end, False, {}
+
+
+class Choice(Drift):
+    """Drift with a discrete action that starts at −1."""
+
+    action_space = Discrete(3, start=-1)
+
+    def step(self, action: Any) -> Any:
+        assert action in (-1, 0, 1)
+        return super().step(np.full(ACTION_SIZE, float(action)))
+
+
+class Faulty(Drift):
+    """Drift that does `fault` on the step `at` of every episode of the rank `rank` (any rank by default)."""
+
+    def __init__(self, fault: str, at: int = 3, rank: int | None = None, share: float = 1.0):
+        super().__init__()
+        self.fault, self.at, self.share = fault, at, share
+        mine = int(os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0")))
+        self.active = rank is None or rank == mine
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        if not (self.active and self.steps == self.at and self.np_random.random() < self.share):
+            return obs, reward, terminated, truncated, info
+        if self.fault == "raise":
+            raise ArithmeticError("the environment gave up")
+        if self.fault == "exit":
+            raise SystemExit(0)
+        if self.fault == "segfault":
+            import ctypes
+
+            ctypes.string_at(0)
+        if self.fault == "kill":
+            os.kill(os.getpid(), 9)
+        if self.fault == "nan reward":
+            reward = float("nan")
+        if self.fault == "infinite reward":
+            reward = float("inf")
+        if self.fault == "nan observation":
+            obs = np.full(OBS_SIZE, np.nan)
+        if self.fault == "infinite observation":
+            obs = np.full(OBS_SIZE, np.inf)
+        if self.fault == "other shape":
+            obs = np.zeros(OBS_SIZE + 1)
+        if self.fault == "print":
+            print("x" * 1_000_000)
+        if self.fault == "endless":
+            self.end = 10**9
+        return obs, reward, terminated, truncated, info
+
+
+def _register(name: str, kind: type, **options: Any) -> None:
+    gymnasium.register(name, entry_point=kind, **({"max_episode_steps": 100} | options))
+
+
+_register("Drift-v0", Drift)
+_register("Choice-v0", Choice)
+_register("Faulty-v0", Faulty)
+_register("Endless-v0", Drift, max_episode_steps=None)

@@ -1,0 +1,117 @@
+"""Run the program under the MPI of this virtual environment, with hard time limits."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+TESTS = Path(__file__).parent
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+# A run that takes a moment: not divisible by any number of ranks, extra blocks of pairs, every kind of exchange.
+SMALL = (
+    "--env-id environments:Drift-v0 --hidden-sizes 5 --n-pairs 13 --min-env-steps 1200 --n-eval 3 --iw-updates 2 "
+    "--obs-stat-probability 0.3 --noise-table-size 20000 --learning-rate 0.02 --sigma 0.1 --iterations 4"
+).split()
+
+
+@cache
+def is_open_mpi() -> bool:
+    """Whether this virtual environment's MPI is Open MPI."""
+    return (BIN / "prterun").exists()
+
+
+def command(ranks: int, *arguments: str) -> list[str]:
+    """mpirun with more ranks than cores allowed, then this Python with `arguments`."""
+    options = ["--oversubscribe"] if is_open_mpi() else []
+    return [str(BIN / "mpirun"), *options, "-n", str(ranks), sys.executable, *arguments]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a run: one thread per rank, and the test environments importable."""
+    variables = dict(os.environ) | dict.fromkeys(THREADS, "1")
+    variables |= {"PYTHONPATH": str(TESTS), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return variables | extra
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def start(ranks: int, *arguments: str, stdout: int | None = subprocess.PIPE, **extra: str) -> subprocess.Popen[str]:
+    """Start ``mpirun -n ranks python arguments`` in the background."""
+    return subprocess.Popen(
+        command(ranks, *arguments), env=environment(**extra), stdout=stdout, stderr=stdout, text=True,
+        errors="replace", start_new_session=True,
+    )  # fmt: skip
+
+
+def run(ranks: int, *arguments: str, timeout: float = 120, **extra: str) -> Outcome:
+    """Run ``mpirun -n ranks python arguments``; a run beyond the limit is killed, and fails the test."""
+    process = start(ranks, *arguments, **extra)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill_tree(process.pid)
+        out, err = process.communicate()
+        raise AssertionError(f"still running after {timeout} s: {arguments}\n{out}\n{err}") from None
+    return Outcome(process.returncode, out, err)
+
+
+def train(ranks: int, *arguments: str, timeout: float = 120, **extra: str) -> Outcome:
+    """Run ``iwes_mpi.train`` under mpirun."""
+    return run(ranks, "-m", "iwes_mpi.train", *arguments, timeout=timeout, **extra)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes started by `pid`, and by those, and so on."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found: list[int] = []
+    queue = [pid]
+    while queue:
+        queue = [child for process in queue for child in children.get(process, [])]
+        found += queue
+    return found
+
+
+def ranks_of(pid: int) -> list[int]:
+    """The Python processes below the launcher `pid`: the ranks."""
+    found = []
+    for process in descendants(pid):
+        try:
+            arguments = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"iwes_mpi.train" in arguments and arguments[0] == sys.executable.encode():
+            found.append(process)
+    return found
+
+
+def send(processes: list[int], number: int) -> None:
+    """Send a signal to processes that may be gone already."""
+    for process in processes:
+        try:
+            os.kill(process, number)
+        except ProcessLookupError:
+            continue
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a launcher and everything below it."""
+    send([*descendants(pid), pid], signal.SIGKILL)

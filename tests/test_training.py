@@ -1,0 +1,144 @@
+"""Whole training runs under real MPI: the same bits at any number of ranks, through kills and restarts."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import launch
+import pandas as pd
+import pytest
+
+from iwes_mpi import open_run
+
+pytestmark = pytest.mark.mpi
+
+# What may differ between two runs of the same configuration: how long things took, and on how many ranks.
+_VARYING = ["wall_time", "ranks"]
+
+
+def results(run_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All of a log that must not depend on how the run was carried out."""
+    run = open_run(run_dir)
+    varying = [name for name in run.iterations if name in _VARYING or name.startswith("time_")]
+    return run.iterations.drop(columns=varying), run.updates
+
+
+def assert_same_bits(run_dir: Path, reference: Path) -> None:
+    """Every result in the two logs is equal, to the last bit."""
+    for found, expected in zip(results(run_dir), results(reference), strict=True):
+        pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one rank, uninterrupted."""
+    run_dir = tmp_path_factory.mktemp("reference") / "run"
+    outcome = launch.train(1, *launch.SMALL, "--run-dir", str(run_dir))
+    assert outcome.code == 0, outcome.err
+    iterations = open_run(run_dir).iterations
+    assert len(iterations) == 4
+    assert iterations["theta_digest"].nunique() == 4
+    assert iterations["episodes"].iloc[-1] > 4 * 2 * 13, "the test wants extra blocks of pairs"
+    return run_dir
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 7])
+def test_the_number_of_ranks_changes_no_bit(ranks: int, reference: Path, tmp_path: Path) -> None:
+    outcome = launch.train(ranks, *launch.SMALL, "--run-dir", str(tmp_path / "run"))
+    assert outcome.code == 0, outcome.err
+    assert (open_run(tmp_path / "run").iterations["ranks"] == ranks).all()
+    assert_same_bits(tmp_path / "run", reference)
+
+
+def test_more_ranks_than_work(tmp_path: Path) -> None:
+    little = [*launch.SMALL, "--n-pairs", "1", "--min-env-steps", "0", "--n-eval", "0", "--iterations", "2"]
+    for ranks in (1, 5):
+        outcome = launch.train(ranks, *little, "--run-dir", str(tmp_path / str(ranks)))
+        assert outcome.code == 0, outcome.err
+    assert_same_bits(tmp_path / "5", tmp_path / "1")
+
+
+@pytest.mark.parametrize("where", ["all", "node", "root"])
+def test_where_weights_are_computed_changes_no_bit(where: str, reference: Path, tmp_path: Path) -> None:
+    # Two nodes are simulated with MPICH; with Open MPI all ranks share the one node.
+    outcome = launch.train(
+        4, *launch.SMALL, "--run-dir", str(tmp_path / "run"), "--weights-on", where, MPIR_CVAR_NUM_CLIQUES="2"
+    )
+    assert outcome.code == 0, outcome.err
+    assert open_run(tmp_path / "run").attrs["nodes"] == (1 if launch.is_open_mpi() else 2)
+    assert_same_bits(tmp_path / "run", reference)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--env-id", "Hopper-v5", "--min-env-steps", "0"],
+        ["--env-id", "environments:Choice-v0", "--optimizer", "sgd", "--shaping", "standardize"],
+        ["--clip", "inf", "--center", "--weight-kernel", "precomputed", "--common-random-numbers"],
+        ["--clip", "3", "--weight-kernel", "density-ratio", "--min-ess", "0.5", "--shaping", "none"],
+    ],
+    ids=lambda extra: extra[1],
+)
+def test_other_settings_on_three_ranks(extra: list[str], tmp_path: Path) -> None:
+    for ranks in (1, 3):
+        outcome = launch.train(ranks, *launch.SMALL, *extra, "--run-dir", str(tmp_path / str(ranks)))
+        assert outcome.code == 0, outcome.err
+    assert_same_bits(tmp_path / "3", tmp_path / "1")
+
+
+def test_resuming_on_other_ranks_changes_no_bit(reference: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    first = launch.train(2, *launch.SMALL, "--iterations", "2", "--run-dir", str(run_dir))
+    assert first.code == 0, first.err
+    second = launch.train(3, "--resume", "--run-dir", str(run_dir), "--iterations", "4")
+    assert second.code == 0, second.err
+    assert_same_bits(run_dir, reference)
+
+
+def test_wall_time_stops_early_with_a_checkpoint(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    outcome = launch.train(
+        2, *launch.SMALL, "--iterations", "none", "--max-wall-time", "4", "--run-dir", str(run_dir), timeout=60
+    )
+    assert outcome.code == 75, outcome.err
+    run = open_run(run_dir)
+    assert run.checkpoint.state.iteration == len(run.iterations) > 0
+
+
+def kill_repeatedly(run_dir: Path, settings: list[str], kills: int, seed: int, ranks: tuple[int, ...]) -> int:
+    """Run to the end through `kills` SIGKILLs of all ranks at random moments; returns the restarts it took.
+
+    A kill comes a random time after the ranks have started, so that start-up, checkpoints and log rows are all hit.
+    """
+    rng = random.Random(seed)
+    for restart in range(20 * kills + 20):
+        process = launch.start(
+            rng.choice(ranks), "-m", "iwes_mpi.train", *settings, "--run-dir", str(run_dir), "--resume", "auto",
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            if restart < kills:
+                deadline = time.monotonic() + rng.uniform(0.2, 3.5)
+                while time.monotonic() < deadline and process.poll() is None:
+                    time.sleep(0.01)
+                launch.send(launch.ranks_of(process.pid), signal.SIGKILL)
+            code = process.wait(timeout=120)
+        finally:
+            launch.kill_tree(process.pid)
+        if code == 0:
+            return restart
+        assert restart < kills, f"restart {restart} failed with code {code}"
+    raise AssertionError("the run never ended")
+
+
+def test_twenty_kills_change_no_bit(tmp_path: Path) -> None:
+    settings = [*launch.SMALL, "--min-env-steps", "0", "--iterations", "1500", "--checkpoint-every", "7"]
+    whole = launch.train(2, *settings, "--run-dir", str(tmp_path / "whole"), "--display", "none", timeout=280)
+    assert whole.code == 0, whole.err
+    kills = int(os.environ.get("IWES_KILLS", "20"))
+    restarts = kill_repeatedly(tmp_path / "killed", settings, kills, seed=1, ranks=(1, 2, 3))
+    assert restarts == kills, "the run ended before it was killed as often as it should be: make it longer"
+    assert_same_bits(tmp_path / "killed", tmp_path / "whole")
