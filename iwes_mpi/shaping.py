@@ -27,9 +27,11 @@ def centered_rank(returns: Array) -> Array:
 
 def standardize(returns: Array) -> Array:
     """Returns with mean 0 and standard deviation 1; all 0 if they are all equal."""
-    centred = returns - returns.mean()
-    deviation = returns.std()
-    return centred / deviation if deviation > 0 else np.zeros_like(returns)
+    if returns.min() == returns.max():  # a rounded mean would leave them a deviation
+        return np.zeros_like(returns)
+    scaled = np.ldexp(returns, -np.frexp(np.abs(returns).max())[1])  # exact, and no square of it can overflow
+    centred = scaled - scaled.mean()
+    return centred / centred.std()
 
 
 def shape(returns: Array, method: str) -> Array:
