@@ -249,6 +249,11 @@ class Config:
     checkpoint_minutes: float = _housekeeping(
         5.0, "write a checkpoint at least this often; one is also written at the end", _positive, "min"
     )
+    rollouts: Literal["auto", "native", "gymnasium"] = _housekeeping(
+        "auto",
+        "what runs episodes: compiled calls straight into MuJoCo, or any environment through Gymnasium; auto: "
+        "native for Gymnasium's own MuJoCo tasks. The same bits in both",
+    )
     log_population: bool = _housekeeping(False, "log every episode's return and length as well")
     display: Literal["auto", "bar", "lines", "none"] = _housekeeping(
         "auto",

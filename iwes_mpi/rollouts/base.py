@@ -5,8 +5,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from iwes_mpi.config import Config
+from iwes_mpi.config import Config, ConfigError
 from iwes_mpi.policy import Layout
+
+SEED_BOUND = 2**63  # environments are seeded with the first draw of an episode's generator, below this
 
 
 class EpisodeTask(NamedTuple):
@@ -25,6 +27,10 @@ class Episode(NamedTuple):
     total_reward: float  # the return; not finite if the episode was invalid
     length: int  # environment steps
     obs_stats: NDArray[np.float64] | None  # packed statistics (`obs_stats.pack`); None unless asked for
+
+
+class Unsupported(ValueError):
+    """An environment cannot run natively; the message says why."""
 
 
 class EpisodeRunner(Protocol):
@@ -46,13 +52,25 @@ class EpisodeRunner(Protocol):
 
 
 def open_runner(config: Config) -> EpisodeRunner:
-    """The runner for a configuration's environment.
+    """The runner for a configuration's environment, of the kind that its setting ``rollouts`` asks for.
 
     Raises
     ------
     ConfigError
-        If the environment cannot be made or is not of a supported kind.
+        If the environment cannot be made or is not of a supported kind, or cannot run natively but must.
     """
-    from iwes_mpi.rollouts.gym_env import GymRunner
+    from iwes_mpi.rollouts.gym_env import GymRunner, is_mujoco, make_env
 
-    return GymRunner(config)
+    env = make_env(config)
+    if config.rollouts != "gymnasium":
+        try:
+            if not is_mujoco(env):
+                raise Unsupported("it is not a MuJoCo environment")
+            from iwes_mpi.rollouts.native import NativeRunner
+
+            return NativeRunner(config, env)
+        except Unsupported as reason:
+            if config.rollouts == "native":
+                env.close()
+                raise ConfigError("--rollouts", f"{config.env_id} cannot run natively: {reason}") from None
+    return GymRunner(config, env)

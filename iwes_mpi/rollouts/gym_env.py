@@ -1,17 +1,18 @@
 """Episodes of any Gymnasium environment with a flat Box observation and a Box or Discrete action space."""
 
 import importlib
+import sys
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
 
 from iwes_mpi import obs_stats, policy
 from iwes_mpi.config import Config, ConfigError
-from iwes_mpi.rollouts.base import Episode, EpisodeTask
-
-SEED_BOUND = 2**63  # environments are seeded with the first draw of an episode's generator, below this
+from iwes_mpi.rollouts.base import SEED_BOUND, Episode, EpisodeTask
 
 
 def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
@@ -44,6 +45,9 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
     if render_mode is not None:
         arguments["render_mode"] = render_mode
     try:
+        if isinstance(spec.entry_point, str):
+            load_env_creator(spec.entry_point)  # imports what it needs, so that MuJoCo is silenced before it speaks
+        _silence_mujoco()
         env = gymnasium.make(config.env_id, disable_env_checker=True, **arguments)
     except Exception as error:
         setting = "--env-kwargs" if config.env_kwargs else "--env-id"
@@ -54,6 +58,20 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
         env.close()
         raise
     return env
+
+
+def _silence_mujoco() -> None:
+    """Keep MuJoCo quiet if it is loaded at all."""
+    if "mujoco" in sys.modules:
+        from iwes_mpi.rollouts import simulator
+
+        simulator.silence()
+
+
+def is_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether an environment holds the data of a MuJoCo simulation."""
+    mujoco = sys.modules.get("mujoco")
+    return mujoco is not None and isinstance(getattr(env.unwrapped, "data", None), mujoco.MjData)
 
 
 def _check_spaces(env_id: str, env: gymnasium.Env[Any, Any]) -> None:
@@ -77,16 +95,14 @@ class GymRunner:
     Parameters
     ----------
     config : Config
-        Names the environment and the policy's shape.
-
-    Raises
-    ------
-    ConfigError
+        Shapes the policy.
+    env : gymnasium.Env
         From `make_env`.
     """
 
-    def __init__(self, config: Config):
-        self.env = make_env(config)
+    def __init__(self, config: Config, env: gymnasium.Env[Any, Any]):
+        self.env = env
+        self._is_mujoco = is_mujoco(env)
         self.description = f"{config.env_id} through Gymnasium"
         assert self.env.observation_space.shape is not None
         self._obs_size = self.env.observation_space.shape[0]
@@ -106,7 +122,9 @@ class GymRunner:
         self._output = np.zeros(size, dtype=np.float32)
 
     def run(self, task: EpisodeTask) -> Episode:
-        """Run one episode; see `EpisodeRunner`. An observation or return that is not finite makes it invalid.
+        """Run one episode; see `EpisodeRunner`.
+
+        It is invalid if an observation or the return is not finite, or if MuJoCo became unstable on the way.
 
         Raises
         ------
@@ -117,6 +135,7 @@ class GymRunner:
         sizes, scratch, output = self.network.sizes, self._scratch, self._output
         stats = np.zeros(1 + 2 * self._obs_size) if task.observe else None
         raw, _ = self.env.reset(seed=int(task.rng.integers(SEED_BOUND)))
+        unstable = self._instabilities()
         total, length = 0.0, 0
         while True:
             obs = np.asarray(raw, dtype=np.float64)
@@ -137,8 +156,19 @@ class GymRunner:
             raw, reward, terminated, truncated, _ = step(action)
             total += float(reward)
             length += 1
+            if any(unstable.tolist()):
+                return Episode(float("nan"), length, None)
             if terminated or truncated:
                 return Episode(total, length, stats)
+
+    def _instabilities(self) -> NDArray[np.int32]:
+        """Counters of what makes an episode meaningless, by whatever simulates; shape (n,)."""
+        if not self._is_mujoco:
+            return np.zeros(0, dtype=np.int32)
+        from iwes_mpi.rollouts import simulator
+
+        inner: Any = self.env.unwrapped
+        return simulator.instabilities(inner.data)
 
     def close(self) -> None:
         """Close the environment."""
