@@ -242,6 +242,10 @@ class Config:
         "where the node's shared memory is too small)",
         _at_least_one, "numbers",
     )  # fmt: skip
+    schedule: Literal["dynamic", "static"] = _housekeeping(
+        "dynamic",
+        "who runs which episode: the ranks of a node take the next one when they are free, or each has a fixed share",
+    )
     run_dir: str | None = _housekeeping(None, "directory of the run (default: runs/ENV-seedS-DATE-TIME)")
     checkpoint_every: int = _housekeeping(
         0, "write a checkpoint every so many iterations (0: by time only)", _count, "iterations"

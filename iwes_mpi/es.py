@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from iwes_mpi import kernels, obs_stats, optimizers, shaping
 from iwes_mpi.config import Config
-from iwes_mpi.mpi import Group, World, static_items
+from iwes_mpi.mpi import Group, WorkQueue, World
 from iwes_mpi.noise import NoiseTable
 from iwes_mpi.rollouts import EpisodeRunner, EpisodeTask
 from iwes_mpi.seeding import Stream, generator
@@ -195,6 +195,7 @@ class EvolutionStrategies:
         self.config, self.world, self.runner, self.noise, self.state = config, world, runner, noise, state
         self.phases = Phases()
         self._group = world.weights_group(config.weights_on)
+        self._queue = WorkQueue(world, config.schedule)
         self._theta32 = np.empty(state.theta.size, dtype=np.float32)
 
     def iterate(self) -> Report:
@@ -240,7 +241,7 @@ class EvolutionStrategies:
         results = np.zeros((n_eval + 2 * n, 2))  # return, length
         observed = np.zeros((observe.size, 1 + 2 * normaliser.shape[1]))
         with self.phases("rollouts"):
-            for is_population, item in static_items(self.world, n_eval, 2 * n):
+            for is_population, item in self._queue.items(n_eval, 2 * n):
                 if not is_population:
                     self._theta32[:] = self.state.theta
                     rng = generator(config.seed, Stream.EVALUATION_EPISODE, iteration, item)

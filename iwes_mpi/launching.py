@@ -43,9 +43,20 @@ def agree(world: mpi.World, function: Callable[[], T], on_root: bool = False) ->
     return result
 
 
-def run_program(
-    name: str, build_parser: Callable[[], argparse.ArgumentParser], body: Callable[[mpi.World, list[str]], int]
-) -> NoReturn:
+Body = Callable[[mpi.World, list[str]], int]
+
+
+def run_body(name: str, body: Body, world: mpi.World, argv: list[str]) -> int:
+    """Call a program's body; wrong input is said once, by rank 0. Returns the exit code. Collective."""
+    try:
+        return body(world, argv)
+    except Refused as error:
+        if world.is_root:
+            print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+        return BAD_INPUT
+
+
+def run_program(name: str, build_parser: Callable[[], argparse.ArgumentParser], body: Body) -> NoReturn:
     """Run a program on all ranks of this job and end the process with its exit code.
 
     Parameters
@@ -62,13 +73,4 @@ def run_program(
         if mpi.first_of_launch(os.environ):
             build_parser().print_help()
         sys.exit(FINISHED)
-
-    def main(world: mpi.World) -> int:
-        try:
-            return body(world, argv)
-        except Refused as error:
-            if world.is_root:
-                print(f"{name}: error: {error}", file=sys.stderr, flush=True)
-            return BAD_INPUT
-
-    mpi.launch(main)
+    mpi.launch(lambda world: run_body(name, body, world, argv))

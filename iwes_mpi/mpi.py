@@ -14,6 +14,8 @@ from typing import Any, Literal, NoReturn, TypeVar
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 for _variable in THREAD_VARIABLES:  # before NumPy loads: the ranks are the parallelism
     os.environ.setdefault(_variable, "1")
+# Windows live in node memory only; Open MPI's UCX component for remote ones complains without such a network.
+os.environ.setdefault("OMPI_MCA_osc", "^ucx")
 
 import mpi4py  # noqa: E402
 
@@ -138,6 +140,11 @@ class World(Group):
         """This rank's static share of n work items, in node order."""
         return split(n, self.size, self._first_position + self.node.rank)
 
+    def node_share(self, n: int) -> range:
+        """The static share of n work items of this rank's node: those of its ranks together."""
+        first = self._first_position
+        return range(n * first // self.size, n * (first + self.node.size) // self.size)
+
     def weights_group(self, where: Literal["all", "node", "root"]) -> Group | None:
         """The ranks that compute weights (``--weights-on``), or None on the others. Collective."""
         if where == "all":
@@ -173,12 +180,17 @@ class World(Group):
 
         After writing, call `publish` before any other rank reads.
         """
-        bytes_here = size * np.dtype(dtype).itemsize if self.node.rank == 0 else 0
-        window = MPI.Win.Allocate_shared(bytes_here, np.dtype(dtype).itemsize, comm=self.node.comm)
+        n_bytes = size * np.dtype(dtype).itemsize
+        window = self.node_window(n_bytes if self.node.rank == 0 else 0)
+        buffer, _ = window.Shared_query(0)
+        return np.asarray(buffer)[:n_bytes].view(dtype)
+
+    def node_window(self, n_bytes: int) -> MPI.Win:
+        """A shared-memory window of the node to which this rank gives `n_bytes`, open for access. Collective."""
+        window = MPI.Win.Allocate_shared(n_bytes, 1, comm=self.node.comm)
         window.Lock_all()
         self._windows.append(window)
-        buffer, _ = window.Shared_query(0)
-        return np.asarray(buffer)[: size * np.dtype(dtype).itemsize].view(dtype)
+        return window
 
     def publish(self) -> None:
         """Make what any rank of the node wrote to node arrays visible to the others. Collective on the node."""
@@ -236,8 +248,50 @@ def first_of_launch(environment: Mapping[str, str]) -> bool:
     return next((environment[name] for name in ranks if name in environment), "0") == "0"
 
 
-def static_items(world: World, *lengths: int) -> Iterator[tuple[int, int]]:
-    """This rank's items of several lists, each cut into static slices: pairs (list, item)."""
-    for which, length in enumerate(lengths):
-        for item in world.share(length):
-            yield which, item
+class WorkQueue:
+    """Hands out the items of lists of work, under either schedule the same items over all ranks together.
+
+    Nodes always take static slices. Under "dynamic" the ranks of a node take single items from a counter in the
+    node's shared memory, by an atomic fetch-and-add that involves no other rank; under "static" each rank has a
+    slice of its own. Creating one is collective, and each rank must exhaust every iterator it takes.
+
+    Parameters
+    ----------
+    world : World
+    schedule : "dynamic" or "static"
+    """
+
+    def __init__(self, world: World, schedule: Literal["dynamic", "static"]):
+        self._world = world
+        self._counter: MPI.Win | None = None
+        if schedule == "dynamic":
+            self._counter = world.node_window(8 if world.node.rank == 0 else 0)
+            if world.node.rank == 0:
+                np.asarray(self._counter.Shared_query(0)[0]).view(np.int64)[:] = 0
+            world.publish()
+        self._taken = 0  # what the counter stands at once all ranks of the node have exhausted their iterators
+
+    def items(self, *lengths: int) -> Iterator[tuple[int, int]]:
+        """Items of several lists, the first list's first, as pairs (list, item)."""
+        world = self._world
+        if self._counter is None:
+            for which, length in enumerate(lengths):
+                for item in world.share(length):
+                    yield which, item
+            return
+        mine = [world.node_share(length) for length in lengths]
+        total = sum(map(len, mine))
+        base = self._taken
+        self._taken += total + world.node.size  # each rank learns that the work is done from one number too many
+        one, position = np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        while True:
+            self._counter.Fetch_and_op(one, position, 0, 0, MPI.SUM)
+            self._counter.Flush(0)
+            offset = int(position[0]) - base
+            if offset >= total:
+                return
+            for which, share in enumerate(mine):
+                if offset < len(share):
+                    yield which, share[offset]
+                    break
+                offset -= len(share)

@@ -17,7 +17,7 @@ class Drift(gymnasium.Env[Any, Any]):
     observation_space = Box(-np.inf, np.inf, (OBS_SIZE,), np.float64)
     action_space = Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
 
-    def __init__(self, sleep: float = 0.0, **_: Any):
+    def __init__(self, sleep: float = 0.0):
         self.sleep = sleep  # s per step
         self.steps = 0
 

@@ -53,6 +53,16 @@ def test_the_number_of_ranks_changes_no_bit(ranks: int, reference: Path, tmp_pat
     assert_same_bits(tmp_path / "run", reference)
 
 
+def test_the_schedule_changes_no_bit(reference: Path, tmp_path: Path) -> None:
+    for ranks, schedule in ((1, "static"), (4, "static"), (4, "dynamic")):
+        run_dir = tmp_path / f"{schedule}-{ranks}"
+        outcome = launch.train(
+            ranks, *launch.SMALL, "--run-dir", str(run_dir), "--schedule", schedule, MPIR_CVAR_NUM_CLIQUES="2"
+        )
+        assert outcome.code == 0, outcome.err
+        assert_same_bits(run_dir, reference)
+
+
 def test_more_ranks_than_work(tmp_path: Path) -> None:
     little = [*launch.SMALL, "--n-pairs", "1", "--min-env-steps", "0", "--n-eval", "0", "--iterations", "2"]
     for ranks in (1, 5):

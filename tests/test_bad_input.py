@@ -1,0 +1,193 @@
+"""Wrong input is refused before any work: one line that names the setting, printed once, exit code 2."""
+
+import json
+import shutil
+from pathlib import Path
+
+import launch
+import pytest
+
+RANKS = 3
+
+# What is wrong, and what the one line must name
+LINES = {
+    "--n-pairs 0": "--n-pairs",
+    "--n-pairs -5": "--n-pairs",
+    "--n-pairs 1.5": "--n-pairs",
+    "--n-pairs many": "--n-pairs",
+    "--n-pairs": "--n-pairs",
+    "--n-pairs 2000000000": "--n-pairs",
+    "--sigma 0": "--sigma",
+    "--sigma -0.1": "--sigma",
+    "--sigma nan": "--sigma",
+    "--sigma inf": "--sigma",
+    "--learning-rate 0": "--learning-rate",
+    "--learning-rate fast": "--learning-rate",
+    "--l2 -1": "--l2",
+    "--momentum 1": "--momentum",
+    "--clip 0": "--clip",
+    "--clip -1": "--clip",
+    "--min-ess 1.5": "--min-ess",
+    "--max-kl 0": "--max-kl",
+    "--iw-updates -1": "--iw-updates",
+    "--n-eval -1": "--n-eval",
+    "--seed -1": "--seed",
+    "--seed 18446744073709551616": "--seed",
+    "--shaping rank": "--shaping",
+    "--optimizer lion": "--optimizer",
+    "--weights-on gpu": "--weights-on",
+    "--weight-kernel fast": "--weight-kernel",
+    "--schedule later": "--schedule",
+    "--hidden-sizes 0": "--hidden-sizes",
+    "--hidden-sizes 64 x": "--hidden-sizes",
+    "--action-noise -0.1": "--action-noise",
+    "--obs-clip 0": "--obs-clip",
+    "--obs-stat-probability 2": "--obs-stat-probability",
+    "--noise-table-size 0": "--noise-table-size",
+    "--noise-table-size 30": "--noise-table-size",
+    "--noise-table-size 100000000000000": "--noise-table-size",
+    "--iterations -1": "--iterations",
+    "--max-env-steps 0": "--max-env-steps",
+    "--max-wall-time 0": "--max-wall-time",
+    "--checkpoint-minutes 0": "--checkpoint-minutes",
+    "--checkpoint-every -1": "--checkpoint-every",
+    "--min-env-steps -1": "--min-env-steps",
+    "--max-episode-steps 0": "--max-episode-steps",
+    "--pairs 5": "--pairs",
+    "stray": "stray",
+    "--preset nonsense": "--preset",
+    "--config /does/not/exist.toml": "--config",
+    "--resume": "--run-dir",
+    "--resume sometimes": "--resume",
+    "--env-id NoSuchEnv-v0": "--env-id",
+    "--env-id no_such_module:Env-v0": "--env-id",
+    "--env-id Blackjack-v1 --max-episode-steps 9": "--env-id",
+    "--env-id FrozenLake-v1": "--env-id",
+    "--env-id environments:Endless-v0": "--max-episode-steps",
+    "--env-kwargs {": "--env-kwargs",
+    "--env-kwargs [1]": "--env-kwargs",
+    '--env-kwargs {"no_such_argument":1}': "--env-kwargs",
+    "--env-id": "--env-id",
+}
+
+TOML = {
+    "sigma = -1": "--sigma",
+    "sigma = 'wide'": "--sigma",
+    "n_pairs = 1.5": "--n-pairs",
+    "n_pair = 5": "n_pair",
+    "center = 1": "--center",
+    "hidden_sizes = 64": "--hidden-sizes",
+    "env_kwargs = 3": "--env-kwargs",
+    "[population]\nsigma = 1": "population",
+    "sigma =": "TOML",
+    "sigma = 1\nsigma = 2": "TOML",
+    "\x00": "TOML",
+    "clip = nan": "--clip",
+}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list[list[object]], Path]]:
+    """For every case: what the line must name, what each rank did, and the run directory it was given."""
+    root = tmp_path_factory.mktemp("bad")
+    small = [*launch.SMALL, "--env-id", "environments:Drift-v0"]
+    cases: dict[str, tuple[str, list[str], Path]] = {}
+
+    def add(name: str, setting: str, arguments: list[str], run_dir: Path | None = None) -> None:
+        where = run_dir or root / f"run{len(cases)}"
+        cases[name] = (
+            setting,
+            [*arguments, *(["--run-dir", str(where)] if "--resume" != arguments[-1] else [])],
+            where,
+        )
+
+    for line, setting in LINES.items():
+        add(line, setting, [*small, *line.split()])
+    for number, (text, setting) in enumerate(TOML.items()):
+        path = root / f"{number}.toml"
+        path.write_text(text)
+        add(f"TOML {text}", setting, [*small, "--config", str(path)])
+
+    good = root / "good"
+    assert launch.train(1, *launch.SMALL, "--iterations", "1", "--run-dir", str(good)).code == 0
+    add("a run is there", "--run-dir", small, good)
+    add("other sigma", "--sigma", ["--sigma", "0.5", "--resume", "always"], good)
+    add("other environment", "--env-id", ["--env-id", "Ant-v5", "--resume", "always"], good)
+    add("other seed", "--seed", ["--seed", "9", "--resume", "always"], good)
+    add("no run to resume", "--resume", ["--resume", "always"], root / "nothing")
+    plain = root / "plain-file"
+    plain.write_text("")
+    add("run directory is a file", "--run-dir", small, plain)
+    add("run directory below a file", "--run-dir", small, plain / "run")
+    for name in ("log.h5", "checkpoint.h5", "config.toml"):
+        broken = root / f"broken-{name}"
+        shutil.copytree(good, broken)
+        (broken / name).write_bytes(b"not what it should be")
+        (broken / "checkpoint-previous.h5").unlink(missing_ok=True)
+        add(f"broken {name}", name, ["--resume", "always"], broken)
+    missing = root / "missing-log"
+    shutil.copytree(good, missing)
+    (missing / "log.h5").unlink()
+    add("missing log", "log.h5", ["--resume", "always"], missing)
+
+    script = root / "cases.json"
+    script.write_text(json.dumps([arguments for _, arguments, _ in cases.values()]))
+    outcome = launch.run(RANKS, str(launch.TESTS / "bad_input.py"), str(script), timeout=240)
+    assert outcome.code == 0, outcome.err
+    told = json.loads(outcome.out.splitlines()[-1])
+    return {name: (cases[name][0], ranks, cases[name][2]) for name, ranks in zip(cases, told, strict=True)}
+
+
+def test_there_are_at_least_forty_kinds(answers: dict[str, object]) -> None:
+    assert len(answers) >= 40
+
+
+def test_each_is_one_line_that_names_the_setting_printed_once(
+    answers: dict[str, tuple[str, list[tuple[int, str, str]], Path]],
+) -> None:
+    wrong = []
+    for name, (setting, ranks, _) in answers.items():
+        codes = [code for code, _, _ in ranks]
+        printed = [text for _, out, err in ranks for text in (out + err).splitlines()]
+        if codes != [2] * RANKS or len(printed) != 1 or setting not in printed[0]:
+            wrong.append((name, setting, codes, printed))
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_none_began_a_run(answers: dict[str, tuple[str, object, Path]]) -> None:
+    for _, _, run_dir in answers.values():
+        assert "good" in run_dir.name or "-" in run_dir.name or not run_dir.exists()
+
+
+@pytest.mark.mpi
+def test_under_a_real_launcher(tmp_path: Path) -> None:
+    outcome = launch.train(RANKS, "--sigma", "-1", "--run-dir", str(tmp_path / "run"))
+    assert outcome.code == 2
+    assert outcome.err.count("--sigma") == 1
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.mpi
+def test_help_is_printed_once_and_ends_with_zero() -> None:
+    outcome = launch.train(RANKS, "--help")
+    assert outcome.code == 0
+    assert outcome.out.count("--learning-rate") == 1
+
+
+@pytest.mark.mpi
+def test_a_launcher_of_another_mpi_is_noticed(tmp_path: Path) -> None:
+    """Processes that are each rank 0 of 1, although the launcher started several, stop with a sentence."""
+    script = tmp_path / "alone.py"
+    script.write_text(
+        "import os, sys\n"
+        "for name in list(os.environ):\n"
+        "    if name.startswith(('PMI', 'OMPI', 'PRTE', 'HYDRA', 'MPI_', 'MPIR')): del os.environ[name]\n"
+        "os.environ.update(PMI_SIZE='3', PMI_RANK=sys.argv[1])\n"
+        "from iwes_mpi import mpi\n"
+        "mpi.World.__init__.__globals__['check_launcher'](1, os.environ)\n"
+    )
+    for rank in ("0", "1"):
+        outcome = launch.run(1, str(script), rank)
+        assert outcome.code != 0
+        assert "started 3 processes (PMI_SIZE), but each of them is rank 0 of 1" in outcome.err
