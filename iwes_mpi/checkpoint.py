@@ -3,6 +3,9 @@
 A checkpoint is an HDF5 file whose user block (the 512 bytes HDF5 leaves to applications at the start of a file)
 holds the format's name and a BLAKE2b checksum of all that follows. A file that was damaged anywhere is recognised
 before its content is parsed. The previous checkpoint is kept until the new one is safely on disk.
+
+It also holds the rows of the log up to its iteration, so that a run goes on with its whole log even if the log file
+was lost or damaged.
 """
 
 import hashlib
@@ -11,10 +14,11 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from iwes_mpi import obs_stats
 from iwes_mpi.config import Config
@@ -37,10 +41,12 @@ class CheckpointWarning(UserWarning):
 
 
 class Checkpoint(NamedTuple):
-    """The state of a run, and the settings it was made with."""
+    """The state of a run, the settings it was made with, and its log so far."""
 
     state: State
     config: Config
+    attrs: dict[str, Any]  # the log's root attributes: text and integers
+    tables: dict[str, dict[str, NDArray[Any]]]  # by table and column, (rows,)
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
@@ -58,6 +64,10 @@ def encode(checkpoint: Checkpoint) -> bytes:
         file["optimizer_m"] = state.optimizer.m
         file["optimizer_v"] = state.optimizer.v
         file["obs_stats"] = obs_stats.pack(state.obs)
+        file.create_group("log").attrs.update(checkpoint.attrs)
+        for table, columns in checkpoint.tables.items():
+            for name, values in columns.items():
+                file[f"log/{table}/{name}"] = values
     content = image.getvalue()[_USER_BLOCK:]
     header = MAGIC + f"{VERSION} blake2b {hashlib.blake2b(content).hexdigest()}\n".encode()
     return header.ljust(_USER_BLOCK, b"\0") + content
@@ -89,7 +99,9 @@ def decode(data: bytes, name: str) -> Checkpoint:
             stats = obs_stats.unpack(file["obs_stats"][:])
             counts = (int(attrs["env_steps"]), int(attrs["episodes"]), float(attrs["wall_time"]))
             state = State(int(attrs["iteration"]), file["theta"][:], optimizer, stats, *counts)
-            return Checkpoint(state, Config.from_json(attrs["config"]))
+            log = file["log"]
+            tables = {table: {name: column[:] for name, column in log[table].items()} for table in log}
+            return Checkpoint(state, Config.from_json(attrs["config"]), dict(log.attrs), tables)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{name} cannot be understood: {error}") from None
 

@@ -508,6 +508,7 @@ _EPILOG = """\
 exit codes:
   0   finished: a limit was reached
   2   wrong input; nothing was run
+  74  the run directory could not be written (disk full, quota): continue with --resume once it can
   75  stopped early (a signal, or --max-wall-time) with a checkpoint: continue with --resume
   any other: a failure
 

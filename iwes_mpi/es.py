@@ -15,13 +15,19 @@ from numpy.typing import NDArray
 
 from iwes_mpi import kernels, obs_stats, optimizers, shaping
 from iwes_mpi.config import Config
-from iwes_mpi.mpi import Group, WorkQueue, World
+from iwes_mpi.mpi import Group, StopFlag, WorkQueue, World
 from iwes_mpi.noise import NoiseTable
 from iwes_mpi.rollouts import EpisodeRunner, EpisodeTask
 from iwes_mpi.seeding import Stream, generator
 from iwes_mpi.state import State, digest
 
 Row = dict[str, float]
+
+
+class Interrupted(Exception):
+    """A population was dropped unfinished because of a request to stop; the state is that before the iteration."""
+
+
 _LOG_MAX = math.log(1.7e308)
 
 
@@ -189,17 +195,27 @@ class EvolutionStrategies:
     noise : NoiseTable
     state : State
         The same on every rank; advanced in place by `iterate`.
+    stop : StopFlag
+        Looked at between episodes.
     """
 
-    def __init__(self, config: Config, world: World, runner: EpisodeRunner, noise: NoiseTable, state: State):
+    def __init__(
+        self, config: Config, world: World, runner: EpisodeRunner, noise: NoiseTable, state: State, stop: StopFlag
+    ):
         self.config, self.world, self.runner, self.noise, self.state = config, world, runner, noise, state
         self.phases = Phases()
         self._group = world.weights_group(config.weights_on)
-        self._queue = WorkQueue(world, config.schedule)
+        self._queue = WorkQueue(world, config.schedule, stop)
         self._theta32 = np.empty(state.theta.size, dtype=np.float32)
 
     def iterate(self) -> Report:
-        """One iteration: a population, and the updates made from it. Collective."""
+        """One iteration: a population, and the updates made from it. Collective.
+
+        Raises
+        ------
+        Interrupted
+            On every rank, if a request to stop came before the population was complete.
+        """
         state, world = self.state, self.world
         self._wait()
         with self.phases("comm"):
@@ -238,7 +254,8 @@ class EvolutionStrategies:
         chosen = generator(config.seed, Stream.OBS_STATISTICS, iteration, first_pair).random(2 * n)
         observe = np.flatnonzero(chosen < config.obs_stat_probability)
         normaliser = self.state.obs.normaliser()
-        results = np.zeros((n_eval + 2 * n, 2))  # return, length
+        results = np.zeros((n_eval + 2 * n + 1, 2))  # return, length; last, as an integer, the episodes run
+        n_run = results[-1:, 0].view(np.int64)
         observed = np.zeros((observe.size, 1 + 2 * normaliser.shape[1]))
         with self.phases("rollouts"):
             for is_population, item in self._queue.items(n_eval, 2 * n):
@@ -253,13 +270,16 @@ class EvolutionStrategies:
                     row = row if row < observe.size and observe[row] == item else -1
                 episode = self.runner.run(EpisodeTask(self._theta32, normaliser, rng, config.action_noise, row >= 0))
                 results[slot] = episode.total_reward, episode.length
+                n_run += 1
                 if episode.obs_stats is not None and np.isfinite(episode.obs_stats).all():
                     observed[row] = episode.obs_stats
         self._wait()
         with self.phases("comm"):
             self.world.merge_slots(results)
             self.world.merge_slots(observed)
-        returns, lengths = results[:, 0], results[:, 1].astype(np.int64)
+        if n_run[0] < n_eval + 2 * n:
+            raise Interrupted
+        returns, lengths = results[:-1, 0], results[:-1, 1].astype(np.int64)
         return Population(
             starts, returns[n_eval:].reshape(n, 2), lengths[n_eval:].reshape(n, 2), observed,
             returns[:n_eval], lengths[:n_eval],

@@ -82,7 +82,7 @@ def score(world: mpi.World, argv: list[str]) -> Scores:
         If the command line or the run it names is wrong.
     """
 
-    options, (state, config) = world.from_root(agree(world, lambda: _prepare(argv), on_root=True))
+    options, (state, config, *_) = world.from_root(agree(world, lambda: _prepare(argv), on_root=True))
 
     from iwes_mpi.rollouts import EpisodeTask, open_runner
 

@@ -9,13 +9,17 @@ from typing import NoReturn, TypeVar
 from iwes_mpi import mpi
 from iwes_mpi.config import ConfigError
 
-FINISHED, BAD_INPUT, STOPPED_EARLY = 0, 2, 75
+FINISHED, BAD_INPUT, STORAGE_FAILED, STOPPED_EARLY = 0, 2, 74, 75  # 74 and 75 as in sysexits.h
 
 T = TypeVar("T")
 
 
 class Refused(Exception):
     """Wrong input, known on every rank; the message names the setting."""
+
+
+class StorageError(OSError):
+    """The run directory cannot be written any more; the message names the file."""
 
 
 def agree(world: mpi.World, function: Callable[[], T], on_root: bool = False) -> T | None:

@@ -4,8 +4,11 @@ Collective methods must be called by all ranks of their group in the same order.
 64-bit integers, so that the result depends neither on the number of ranks nor on the order of the reduction.
 """
 
+import faulthandler
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -171,9 +174,13 @@ class World(Group):
         self.comm.Allreduce(values, total, MPI.SUM)
         return total / self.size
 
-    def minimum(self, value: int) -> int:
+    def minimum_integer(self, value: int) -> int:
         """The smallest of the ranks' integers."""
         return int(self.comm.allreduce(value, MPI.MIN))
+
+    def maximum_integer(self, value: int) -> int:
+        """The largest of the ranks' integers."""
+        return int(self.comm.allreduce(value, MPI.MAX))
 
     def node_array(self, size: int, dtype: Any) -> NDArray[Any]:
         """One array per node, in memory that all its ranks share. Collective.
@@ -234,6 +241,7 @@ def launch(main: Callable[[World], int]) -> NoReturn:
         world.abort(1)
 
     sys.excepthook = report
+    faulthandler.enable()  # a crash in compiled code shows where Python was
     try:
         code = main(world)
     except BaseException as error:
@@ -248,8 +256,70 @@ def first_of_launch(environment: Mapping[str, str]) -> bool:
     return next((environment[name] for name in ranks if name in environment), "0") == "0"
 
 
+class StopFlag:
+    """A request to stop, made on any rank and soon known to all, also in the middle of a population.
+
+    SIGTERM, SIGINT and SIGUSR1 only set a flag; a second SIGINT ends the job at once. The first rank of a node that
+    finds its flag set raises the node's flag, in shared memory, and sends an empty message to every other rank. Ranks
+    look between episodes. Creating one is collective.
+
+    Parameters
+    ----------
+    world : World
+    deadline : float or None
+        When rank 0 requests a stop, by `time.monotonic`.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self, world: World, deadline: float | None):
+        self._world = world
+        self._deadline = deadline if world.is_root else None
+        self._requested = self._announced = False
+        self._comm = world.comm.Dup()
+        self._node_flag = world.node_array(1, np.int64)
+        if world.node.rank == 0:
+            self._node_flag[0] = 0
+        world.publish()
+        for number in self.SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self._requested and number == signal.SIGINT:
+            os.write(2, f"iwes_mpi: rank {self._world.rank}: interrupted again, ending at once\n".encode())
+            self._world.abort(128 + number)
+        self._requested = True
+
+    def pending(self) -> bool:
+        """Whether a stop has been requested, as far as this rank knows by now."""
+        if self._node_flag[0]:
+            return True
+        if self._comm.Iprobe():
+            self._node_flag[0] = 1
+            return True
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self._requested = True
+        if self._requested and not self._announced:
+            self._announced = True
+            self._node_flag[0] = 1
+            for rank in range(self._world.size):
+                if rank != self._world.rank:
+                    self._comm.Isend([None, 0, MPI.BYTE], rank).Free()
+        return self._requested
+
+    def drain(self) -> None:
+        """Take the messages that are still under way, and give signals back their usual effect. Collective."""
+        for rank, announced in enumerate(self._comm.allgather(self._announced)):
+            if announced and rank != self._world.rank:
+                self._comm.Recv([None, 0, MPI.BYTE], rank)
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+
 class WorkQueue:
     """Hands out the items of lists of work, under either schedule the same items over all ranks together.
+
+    Once a stop is pending an iterator ends early.
 
     Nodes always take static slices. Under "dynamic" the ranks of a node take single items from a counter in the
     node's shared memory, by an atomic fetch-and-add that involves no other rank; under "static" each rank has a
@@ -259,10 +329,11 @@ class WorkQueue:
     ----------
     world : World
     schedule : "dynamic" or "static"
+    stop : StopFlag
     """
 
-    def __init__(self, world: World, schedule: Literal["dynamic", "static"]):
-        self._world = world
+    def __init__(self, world: World, schedule: Literal["dynamic", "static"], stop: StopFlag):
+        self._world, self._stop = world, stop
         self._counter: MPI.Win | None = None
         if schedule == "dynamic":
             self._counter = world.node_window(8 if world.node.rank == 0 else 0)
@@ -277,6 +348,8 @@ class WorkQueue:
         if self._counter is None:
             for which, length in enumerate(lengths):
                 for item in world.share(length):
+                    if self._stop.pending():
+                        return
                     yield which, item
             return
         mine = [world.node_share(length) for length in lengths]
@@ -284,7 +357,7 @@ class WorkQueue:
         base = self._taken
         self._taken += total + world.node.size  # each rank learns that the work is done from one number too many
         one, position = np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
-        while True:
+        while not self._stop.pending():
             self._counter.Fetch_and_op(one, position, 0, 0, MPI.SUM)
             self._counter.Flush(0)
             offset = int(position[0]) - base

@@ -52,7 +52,7 @@ def choose_size(config: Config, world: World, d: int) -> tuple[int, str | None]:
     ConfigError
         If the table would be too small for a policy of `d` parameters, or too large for a node. On every rank.
     """
-    available = world.minimum(available_bytes()) or 2**62
+    available = world.minimum_integer(available_bytes()) or 2**62
     numbers = available // 4
     if config.noise_table_size is not None:
         size, notice = config.noise_table_size, None

@@ -95,6 +95,7 @@ POPULATION = {
     "returns": Column("f8", "return", "return of each episode; NaN where there was none"),
     "lengths": Column("i8", "steps", "length of each episode; -1 where there was none"),
 }
+Tables = dict[str, dict[str, NDArray[Any]]]  # by table and column, arrays (rows,)
 _ROWS_PER_CHUNK = 512
 _INCOMPLETE = -1  # what `iteration` holds until its row is complete
 
@@ -152,7 +153,7 @@ class LogWriter:
     attrs : dict
         Root attributes.
     tables : dict
-        Rows to begin with, by table: DataFrames with the table's columns.
+        Rows to begin with: arrays (rows,) by table and column.
     population : dict or None
         Arrays to begin ``/population`` with, by column; None to leave the group out.
 
@@ -166,7 +167,7 @@ class LogWriter:
         self,
         path: Path,
         attrs: dict[str, Any],
-        tables: dict[str, pd.DataFrame] | None = None,
+        tables: Tables | None = None,
         population: dict[str, NDArray[Any]] | None = None,
     ):
         draft = path.with_name(path.name + ".new")
@@ -174,7 +175,7 @@ class LogWriter:
             file.attrs.update(attrs)
             for table, columns in TABLES.items():
                 for name, column in columns.items():
-                    start = np.zeros(0) if tables is None else tables[table][name].to_numpy()
+                    start = np.zeros(0) if tables is None else tables[table][name]
                     _create(file, f"{table}/{name}", column, start.astype(column.dtype))
             if population is not None:
                 for name, column in POPULATION.items():
@@ -218,6 +219,12 @@ class LogWriter:
         """Return only when all rows are on disk."""
         self._file.flush()
         sync(self._path)
+
+    def tables(self) -> Tables:
+        """All rows, by table and column."""
+        return {
+            table: {name: column[:] for name, column in columns.items()} for table, columns in self._columns.items()
+        }
 
     def close(self) -> None:
         """Close the file."""

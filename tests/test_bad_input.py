@@ -119,16 +119,16 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, li
     plain.write_text("")
     add("run directory is a file", "--run-dir", small, plain)
     add("run directory below a file", "--run-dir", small, plain / "run")
-    for name in ("log.h5", "checkpoint.h5", "config.toml"):
+    for name in ("checkpoint.h5", "config.toml"):
         broken = root / f"broken-{name}"
         shutil.copytree(good, broken)
         (broken / name).write_bytes(b"not what it should be")
         (broken / "checkpoint-previous.h5").unlink(missing_ok=True)
         add(f"broken {name}", name, ["--resume", "always"], broken)
-    missing = root / "missing-log"
-    shutil.copytree(good, missing)
-    (missing / "log.h5").unlink()
-    add("missing log", "log.h5", ["--resume", "always"], missing)
+    headless = root / "no-config"
+    shutil.copytree(good, headless)
+    (headless / "config.toml").unlink()
+    add("no config.toml", "--run-dir", small, headless)
 
     script = root / "cases.json"
     script.write_text(json.dumps([arguments for _, arguments, _ in cases.values()]))

@@ -111,7 +111,7 @@ def test_resuming_on_other_ranks_changes_no_bit(reference: Path, tmp_path: Path)
 def test_wall_time_stops_early_with_a_checkpoint(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     outcome = launch.train(
-        2, *launch.SMALL, "--iterations", "none", "--max-wall-time", "4", "--run-dir", str(run_dir), timeout=60
+        2, *launch.SMALL, "--iterations", "none", "--max-wall-time", "10", "--run-dir", str(run_dir), timeout=60
     )
     assert outcome.code == 75, outcome.err
     run = open_run(run_dir)
