@@ -164,43 +164,36 @@ def log_weights(method, table, starts, prefix, delta, delta32, r2, out):
 
 
 @kernel
-def _add_row(total, row, a):
-    """total[j] += round(a·row[j]), exactly."""
-    for j in range(total.shape[0]):
-        total[j] += float_bits(np.float64(row[j]) * a + _MAGIC) - _MAGIC_BITS
+def _term(x, a):
+    """round(a·x), exactly."""
+    return float_bits(np.float64(x) * a + _MAGIC) - _MAGIC_BITS
 
 
 @kernel
-def _add_four_rows(total, row0, row1, row2, row3, a0, a1, a2, a3):
-    """`_add_row` for four rows at once: the running total passes through the cache once instead of four times."""
-    for j in range(total.shape[0]):
-        total[j] += (
-            (float_bits(np.float64(row0[j]) * a0 + _MAGIC) - _MAGIC_BITS)
-            + (float_bits(np.float64(row1[j]) * a1 + _MAGIC) - _MAGIC_BITS)
-            + (float_bits(np.float64(row2[j]) * a2 + _MAGIC) - _MAGIC_BITS)
-            + (float_bits(np.float64(row3[j]) * a3 + _MAGIC) - _MAGIC_BITS)
-        )
+def _add_rows(total, table, starts, a):
+    """total[j] += Σ_m round(a[m]·row_m[j]), exactly, over the four rows that begin at starts[m].
 
-
-@kernel
-def _add_rows(total, table, starts, first, count, a):
-    """Add up to four rows, the pairs `first` … `first + count − 1`, with coefficients a[:count]."""
+    Four at once: the running total passes through the cache once instead of four times.
+    """
     d = total.shape[0]
-    if count == 4:
-        _add_four_rows(
-            total,
-            table[starts[first] : starts[first] + d],
-            table[starts[first + 1] : starts[first + 1] + d],
-            table[starts[first + 2] : starts[first + 2] + d],
-            table[starts[first + 3] : starts[first + 3] + d],
-            a[0],
-            a[1],
-            a[2],
-            a[3],
-        )
-    else:
-        for b in range(count):
-            _add_row(total, table[starts[first + b] : starts[first + b] + d], a[b])
+    row0, row1 = table[starts[0] : starts[0] + d], table[starts[1] : starts[1] + d]
+    row2, row3 = table[starts[2] : starts[2] + d], table[starts[3] : starts[3] + d]
+    a0, a1, a2, a3 = a[0], a[1], a[2], a[3]
+    for j in range(d):
+        total[j] += _term(row0[j], a0) + _term(row1[j], a1) + _term(row2[j], a2) + _term(row3[j], a3)
+
+
+@kernel
+def _add_rows_twice(total_a, total_b, table, starts, a, b):
+    """`_add_rows` with coefficients a into one total and b into another, reading each row once."""
+    d = total_a.shape[0]
+    row0, row1 = table[starts[0] : starts[0] + d], table[starts[1] : starts[1] + d]
+    row2, row3 = table[starts[2] : starts[2] + d], table[starts[3] : starts[3] + d]
+    a0, a1, a2, a3 = a[0], a[1], a[2], a[3]
+    b0, b1, b2, b3 = b[0], b[1], b[2], b[3]
+    for j in range(d):
+        total_a[j] += _term(row0[j], a0) + _term(row1[j], a1) + _term(row2[j], a2) + _term(row3[j], a3)
+        total_b[j] += _term(row0[j], b0) + _term(row1[j], b1) + _term(row2[j], b2) + _term(row3[j], b3)
 
 
 @kernel
@@ -245,15 +238,18 @@ def weigh_and_accumulate(
     scalar_scale = 2.0**scalar_exponent
     a = np.empty(4)
     b = np.empty(4)
+    group = np.empty(4, dtype=np.int64)
     largest = -np.inf
     for first in range(0, n, 4):
-        count = min(4, n - first)
-        for m in range(count):
+        for m in range(4):
             i = first + m
-            if weigh:
-                log_c[i, 0], log_c[i, 1] = _pair_log_weights(method, table, starts[i], prefix, delta, delta32, r2)
+            group[m] = starts[min(i, n - 1)]
             a[m] = 0.0
             b[m] = 0.0
+            if i >= n:  # a group is filled up with copies of its last row, which count nothing
+                continue
+            if weigh:
+                log_c[i, 0], log_c[i, 1] = _pair_log_weights(method, table, starts[i], prefix, delta, delta32, r2)
             for member in range(2):
                 sign = 1.0 - 2.0 * member
                 clipped = min(log_clip, log_c[i, member])
@@ -268,9 +264,10 @@ def weigh_and_accumulate(
                 scalars[N_CLIPPED] += log_c[i, member] >= log_clip
             a[m] *= gradient_scale
             b[m] *= gradient_scale
-        _add_rows(sums[0], table, starts, first, count, a)
         if sums.shape[0] > 1:
-            _add_rows(sums[1], table, starts, first, count, b)
+            _add_rows_twice(sums[0], sums[1], table, group, a, b)
+        else:
+            _add_rows(sums[0], table, group, a)
     return math.exp(min(_LOG_MAX, largest))
 
 
