@@ -1,0 +1,175 @@
+"""Time per noise element of the weight kernels, against reading the same bytes and against NumPy's eq. 4.
+
+    python benchmarks/kernels.py [--rounds 9] [--elements 100_000_000] [--table-size 250_000_000]
+
+For each of the paper's policies (64, 256, 512 hidden units) the kernels weigh the same pairs, whose noise lies all
+over a table that is much larger than the processor's cache. A round runs, one after another:
+
+  stream          a compiled sum of the same rows: what this machine's memory allows
+  log weights     eq. 4 alone, by each --weight-kernel
+  fused           what an update runs: weights and gradient sums in one pass, plain and with --center
+  NumPy           eq. 4 taken literally, two densities per sample, in float64 and in float32 (on a share of the rows)
+
+Shown are medians over the rounds: of the processor time of the one thread, which other programs on the core do not add
+to, and of each round's own ratios, so that what they do to memory falls on both sides. An element is one number of one
+pair's epsilon, and serves both members of the pair. The error is the largest one in log c.
+
+Ends with two figures and exits with 1 if one is missed: fused within 3 times the stream, and at least 6 times faster
+than NumPy's weights alone. NumPy is judged in float64, the precision of theta: in float32 eq. 4 subtracts two numbers
+of the size of d, and what is left of a weight is the error shown.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+import numpy as np  # noqa: E402
+
+from iwes_mpi import kernels  # noqa: E402
+from iwes_mpi.jit import kernel  # noqa: E402
+from iwes_mpi.mpi import World  # noqa: E402
+from iwes_mpi.noise import NoiseTable  # noqa: E402
+
+POLICIES = {64: 11_848, 256: 96_520, 512: 324_104}  # hidden units: parameters
+SIGMA, R = 0.02, 1.0
+WITHIN_STREAM, FASTER_THAN_NUMPY = 3.0, 6.0
+FUSED = ("fused", "fused, centred")
+NUMPY = ("NumPy, float64", "NumPy, float32")
+
+
+@kernel(reassociate=True)
+def _sum(row):
+    total = np.float32(0.0)
+    for j in range(row.shape[0]):
+        total += row[j]
+    return total
+
+
+@kernel
+def stream(table, starts, d):
+    """Read the rows of all pairs and do next to nothing."""
+    total = 0.0
+    for i in range(starts.shape[0]):
+        total += np.float64(_sum(table[starts[i] : starts[i] + d]))
+    return total
+
+
+def literal(table, starts, old, new, dtype):
+    """Log weights (n, 2) from eq. 4 as it stands: the density of each sample under both search distributions."""
+    old, new, sigma = old.astype(dtype), new.astype(dtype), dtype(SIGMA)
+    log_c = np.empty((starts.size, 2))
+    for i, start in enumerate(starts):
+        epsilon = table[start : start + old.size]
+        for member, sign in enumerate((1, -1)):
+            x = old + dtype(sign) * sigma * epsilon
+            log_c[i, member] = (np.sum((x - old) ** 2) - np.sum((x - new) ** 2)) / (2 * sigma**2)
+    return log_c
+
+
+class Case:
+    """The kernels on one set of pairs."""
+
+    def __init__(self, noise: NoiseTable, d: int, elements: int, numpy_share: float, rng: np.random.Generator):
+        n = max(8, elements // d)
+        self.d, self.n, self.few = d, n, max(2, int(n * numpy_share))
+        starts = rng.integers(0, noise.values.size - d + 1, size=n)
+        old = 0.1 * rng.standard_normal(d)
+        delta = rng.standard_normal(d)
+        delta *= R / kernels.norm(delta)
+        new = old - SIGMA * delta
+        pairs = (noise.values, starts, noise.prefix, delta, delta.astype(np.float32), kernels.sum_squares(delta))
+        utilities = rng.uniform(-1, 1, (n, 2))
+        exponents = kernels.fixed_point(n)
+        self.log_c = {name: np.zeros((n, 2)) for name in (*kernels.WEIGHT_KERNELS, *FUSED)}
+        few = starts[: self.few]
+
+        def weigh(method: str) -> None:
+            kernels.log_weights(kernels.WEIGHT_KERNELS.index(method), *pairs, self.log_c[method])
+
+        def fused(name: str, rows: int) -> None:
+            sums, scalars = np.zeros((rows, d), dtype=np.int64), np.zeros(kernels.N_SCALARS, dtype=np.int64)
+            kernels.weigh_and_accumulate(
+                kernels.CANCELLED, True, *pairs, 0.0, 0.0, utilities, *exponents, self.log_c[name], sums, scalars
+            )
+
+        self.run: dict[str, Callable[[], object]] = {
+            "stream": lambda: stream(noise.values, starts, d),
+            **{name: lambda name=name: weigh(name) for name in kernels.WEIGHT_KERNELS},
+            FUSED[0]: lambda: fused(FUSED[0], 1),
+            FUSED[1]: lambda: fused(FUSED[1], 2),
+            NUMPY[0]: lambda: literal(noise.values, few, old, new, np.float64),
+            NUMPY[1]: lambda: literal(noise.values, few, old, new, np.float32),
+        }
+
+    def nanoseconds(self, name: str) -> float:
+        """Processor time of one run, per noise element."""
+        begin = time.thread_time()
+        self.run[name]()
+        return (time.thread_time() - begin) * 1e9 / (self.d * (self.few if name in NUMPY else self.n))
+
+    def errors(self) -> dict[str, float]:
+        """Largest error in log c of all that computes it, against NumPy in float64."""
+        expected = self.run[NUMPY[0]]()
+        found = self.log_c | {NUMPY[1]: self.run[NUMPY[1]]()}
+        return {name: float(np.abs(log_c[: self.few] - expected).max()) for name, log_c in found.items()}
+
+
+def measure(case: Case, rounds: int) -> dict[str, list[float]]:
+    """Nanoseconds per element, by kernel and round; the first round, which compiles, is thrown away."""
+    times: dict[str, list[float]] = {name: [] for name in case.run}
+    for _ in range(rounds + 1):
+        for name in times:
+            times[name].append(case.nanoseconds(name))
+    return {name: values[1:] for name, values in times.items()}
+
+
+def ratio(a: list[float], b: list[float]) -> float:
+    """Median of each round's own a / b."""
+    return median(x / y for x, y in zip(a, b, strict=True))
+
+
+def main() -> int:
+    """Print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--elements", type=int, default=100_000_000, help="noise elements that each kernel reads")
+    parser.add_argument("--table-size", type=int, default=250_000_000, help="numbers in the noise table")
+    parser.add_argument("--numpy-share", type=float, default=0.1, help="share of the rows that NumPy weighs")
+    options = parser.parse_args()
+
+    noise = NoiseTable(World(), seed=0, size=options.table_size, with_norms=True)
+    print(f"noise table {4 * options.table_size / 1e9:.1f} GB, {4 * options.elements / 1e9:.2f} GB of it per run")
+    worst_stream, worst_numpy = 0.0, float("inf")
+    rng = np.random.default_rng(0)
+    for units, d in POLICIES.items():
+        case = Case(noise, d, options.elements, options.numpy_share, rng)
+        times = measure(case, options.rounds)
+        print(f"\n{units} hidden units, d = {d}, {case.n} pairs, {options.rounds} rounds")
+        print(f"  {'':26}{'ns/element':>11}{'/ stream':>11}{'NumPy /':>11}{'error':>11}")
+        errors = case.errors()
+        for name, values in times.items():
+            to_stream, to_numpy = ratio(values, times["stream"]), ratio(times[NUMPY[0]], values)
+            error = f"{errors[name]:11.0e}" if name in errors else ""
+            label = f"log weights, {name}" if name in kernels.WEIGHT_KERNELS else name
+            print(f"  {label:26}{median(values):11.3f}{to_stream:11.2f}{to_numpy:11.1f}{error}", flush=True)
+            if name in FUSED:
+                worst_stream, worst_numpy = max(worst_stream, to_stream), min(worst_numpy, to_numpy)
+    verdicts = [
+        (worst_stream <= WITHIN_STREAM, f"fused kernel within {WITHIN_STREAM:g} x the stream: {worst_stream:.2f} x"),
+        (worst_numpy >= FASTER_THAN_NUMPY, f"fused at least {FASTER_THAN_NUMPY:g} x faster than NumPy's weights alone: "
+         f"{worst_numpy:.1f} x"),
+    ]  # fmt: skip
+    print()
+    for passed, text in verdicts:
+        print(f"{'PASS' if passed else 'FAIL'}  {text} (the worst of all sizes, with and without centring)")
+    return 0 if all(passed for passed, _ in verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
