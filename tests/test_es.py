@@ -50,11 +50,20 @@ def smooth(theta, rng):
     return -np.sum((theta - 0.3) ** 2)
 
 
+class NeverStop:
+    """In place of `mpi.StopFlag`, which takes over the process's signals."""
+
+    @staticmethod
+    def pending():
+        return False
+
+
 def build(world, noise, objective=smooth, sizes=(5, 7, 3), **settings):
     """A run on one rank; returns it and its runner."""
     config = Config(**{"n_pairs": 30, "min_env_steps": 0, "n_eval": 2, "sigma": 0.05, **settings})
     runner = FakeRunner(objective, sizes)
-    return es.EvolutionStrategies(config, world, runner, noise, states.initial_state(3, runner.network)), runner
+    state = states.initial_state(3, runner.network)
+    return es.EvolutionStrategies(config, world, runner, noise, state, NeverStop), runner
 
 
 def epsilons(noise, starts, d):
