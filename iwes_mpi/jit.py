@@ -1,5 +1,6 @@
 """The one decorator of every compiled function, and the scalar tools Numba lacks."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -8,13 +9,17 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from iwes_mpi import compile_cache
+
+CACHE = compile_cache.find_directory(numba.config.CACHE_DIR)  # None: nothing is kept on disk
+
 # Contraction (a·b + c in one rounding) is the same on every rank of one kind of CPU. Reassociation is left out:
 # where a kernel needs several accumulators, it asks for them with `reassociate`.
 _EXACT_ORDER = {"contract"}
 _ANY_ORDER = {"contract", "reassoc", "nsz"}
 
 
-def kernel(function: Callable[..., Any] | None = None, *, reassociate: bool = False) -> Any:
+def kernel(function: Callable[..., Any] | None = None, *, reassociate: bool = False, contract: bool = True) -> Any:
     """Compile `function` to nopython machine code that is cached on disk and releases the GIL.
 
     Parameters
@@ -24,10 +29,20 @@ def kernel(function: Callable[..., Any] | None = None, *, reassociate: bool = Fa
     reassociate : bool
         Lets the compiler reorder sums, so that reductions vectorise. The order it picks is fixed in the
         machine code: the same input still gives the same bits.
+    contract : bool
+        Lets the compiler round a·b + c once. Without it every operation is rounded as written.
     """
-    fastmath = _ANY_ORDER if reassociate else _EXACT_ORDER
-    compiler = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)
-    return compiler if function is None else compiler(function)
+    fastmath = _ANY_ORDER if reassociate else _EXACT_ORDER if contract else False
+    compiler = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        dispatcher = compiler(function)
+        if CACHE is not None:
+            with contextlib.suppress(RuntimeError):  # the directory has gone since
+                dispatcher._cache = compile_cache.OnceOnly(function, CACHE)  # as njit(cache=True) sets Numba's own
+        return dispatcher
+
+    return compiled if function is None else compiled(function)
 
 
 @intrinsic

@@ -111,6 +111,17 @@ class Group:
         """Wait until all ranks of the group are here."""
         self.comm.Barrier()
 
+    def rest_until_all(self) -> None:
+        """Wait for the others of the group asleep, so that they have the cores; for start-up, not for the loop."""
+        arrival = self.comm.Ibarrier()
+        while not arrival.Test():
+            time.sleep(0.002)
+
+
+def alone() -> Group:
+    """The group of this rank only."""
+    return Group(MPI.Intracomm(MPI.COMM_SELF))
+
 
 class World(Group):
     """All ranks of the job, and how they lie on nodes (processes that share memory).
@@ -154,7 +165,7 @@ class World(Group):
             return self
         if where == "node":
             return self.node if self.node_index == 0 else None
-        return Group(MPI.Intracomm(MPI.COMM_SELF)) if self.is_root else None
+        return alone() if self.is_root else None
 
     def broadcast(self, values: NDArray[Any]) -> None:
         """Give every rank rank 0's array, in place."""

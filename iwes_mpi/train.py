@@ -29,19 +29,21 @@ def train(world: mpi.World, argv: list[str]) -> int:
         If the input is wrong.
     """
     begin = time.monotonic()
+    if not world.is_root:
+        _import_parts()  # while rank 0 finds out whether the input is right
     plan = agree(world, lambda: _plan(argv), on_root=True)
     config, state = world.from_root(plan and (plan.config, plan.checkpoint and plan.checkpoint.state))
     stop = mpi.StopFlag(world, None if config.max_wall_time is None else begin + config.max_wall_time)
 
-    # Imported after the command line is known to be right, and by all ranks at once.
     from iwes_mpi.es import EvolutionStrategies, Interrupted
     from iwes_mpi.noise import NoiseTable, choose_size
+    from iwes_mpi.rehearsal import in_turn, rehearse
     from iwes_mpi.rollouts import open_runner
     from iwes_mpi.state import initial_state
 
     # Rank 0 first: what is wrong with the environment is found, and said, once.
     opened: EpisodeRunner | None = agree(world, lambda: open_runner(config), on_root=True)
-    runner = opened or open_runner(config)
+    runner = in_turn(world, lambda: opened or open_runner(config))
     d = runner.network.n_parameters
     size, notice = agree(world, lambda: choose_size(config, world, d)) or (0, None)
     config = dataclasses.replace(config, noise_table_size=size)
@@ -57,6 +59,7 @@ def train(world: mpi.World, argv: list[str]) -> int:
             f"{runner.description}, {d} parameters, K = {config.iw_updates}, {world.size} "
             f"rank{'s' if world.size > 1 else ''} on {world.n_nodes} node{'s' if world.n_nodes > 1 else ''}"
         )
+    in_turn(world, lambda: rehearse(config, runner))
     noise = NoiseTable(world, config.seed, size, with_norms=config.weight_kernel == "precomputed")
     es = EvolutionStrategies(config, world, runner, noise, state, stop)
     code, problem = FINISHED, ""
@@ -82,6 +85,12 @@ def train(world: mpi.World, argv: list[str]) -> int:
     code = world.maximum_integer(code)
     runner.close()
     return code
+
+
+def _import_parts() -> None:
+    """Import what every rank of a run needs, whatever its settings."""
+    from iwes_mpi import rehearsal  # noqa: F401
+    from iwes_mpi.rollouts import gym_env  # noqa: F401
 
 
 def _plan(argv: list[str]) -> "Plan":

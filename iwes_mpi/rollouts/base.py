@@ -46,6 +46,10 @@ class EpisodeRunner(Protocol):
         """
         ...
 
+    def rehearse(self, task: EpisodeTask) -> None:
+        """Compile, or load, all that `run` needs for such a task, at next to no cost."""
+        ...
+
     def close(self) -> None:
         """Release the environment."""
         ...

@@ -8,12 +8,13 @@ interface, and an environment's PCG64 is seeded anew in place.
 import ctypes
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
+
+from iwes_mpi.jit import kernel
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype = ctypes.c_void_p
@@ -78,7 +79,7 @@ _MIX_L, _MIX_R = np.uint64(0xCA01F9DD), np.uint64(0x4973F715)
 _MULT_HIGH, _MULT_LOW = np.uint64(0x2360ED051FC65DA4), np.uint64(0x4385DF649FCCF645)
 _U0, _U1, _U16, _U32_BITS = np.uint64(0), np.uint64(1), np.uint64(16), np.uint64(32)
 
-exact = numba.njit(cache=True, nogil=True, error_model="numpy")
+exact = kernel(contract=False)
 
 
 @exact

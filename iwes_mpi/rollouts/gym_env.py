@@ -170,6 +170,14 @@ class GymRunner:
         inner: Any = self.env.unwrapped
         return simulator.instabilities(inner.data)
 
+    def rehearse(self, task: EpisodeTask) -> None:
+        """See `EpisodeRunner`; the environment is not touched."""
+        obs = np.zeros(self._obs_size)
+        policy.act(self.network.sizes, task.theta, task.normaliser, self._clip, self._scratch, obs, self._output)
+        obs_stats.observe(np.zeros(1 + 2 * self._obs_size), obs)
+        if self._discrete_start is None:
+            policy.add_noise(task.rng, task.action_noise, self._low, self._high, self._output)
+
     def close(self) -> None:
         """Close the environment."""
         self.env.close()

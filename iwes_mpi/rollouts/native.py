@@ -228,6 +228,15 @@ class NativeRunner:
         )  # fmt: skip
         return Episode(total, length, stats if valid and task.observe else None)
 
+    def rehearse(self, task: EpisodeTask) -> None:
+        """See `EpisodeRunner`: an episode of one step."""
+        whole = self._simulation
+        self._simulation = whole._replace(max_steps=1)
+        try:
+            self.run(task)
+        finally:
+            self._simulation = whole
+
     def close(self) -> None:
         """Close the environment."""
         self._env.close()

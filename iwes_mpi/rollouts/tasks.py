@@ -24,14 +24,15 @@ precision: ``np.square(action)`` is float32, and a Python float times it is floa
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from iwes_mpi.jit import kernel
 
 Vector = NDArray[np.float64]
 
 # Rules are compiled without `iwes_mpi.jit.kernel`'s contraction of a·b + c to one rounding: NumPy rounds twice.
-strict = numba.njit(cache=True, nogil=True, error_model="numpy")
+strict = kernel(contract=False)
 
 TASKS: dict[str, tuple[type[Any], str]] = {}  # Gymnasium id: class of rules, the environment's entry point
 
