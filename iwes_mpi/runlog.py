@@ -5,6 +5,7 @@ Each table is a group of one-dimensional columns. A row is written in two steps:
 written, or whose writer was killed, sees whole rows only.
 """
 
+import ctypes
 import datetime
 import json
 import os
@@ -12,23 +13,25 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from iwes_mpi.config import Config, load_toml
 from iwes_mpi.version import __version__
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from iwes_mpi.checkpoint import Checkpoint
+
+T = TypeVar("T")
 
 FORMAT = "iwes-mpi/1"
 LOG = "log.h5"
@@ -180,14 +183,14 @@ class LogWriter:
             if population is not None:
                 for name, column in POPULATION.items():
                     _create(file, f"population/{name}", column, population[name].astype(column.dtype))
+        self._file = h5py.File(draft, "r+", libver="latest", locking=False)
+        self._columns = {t: {n: self._file[t][n] for n in columns} for t, columns in TABLES.items()}
+        self._population = [self._file["population"][n] for n in POPULATION] if population is not None else []
+        self._file.swmr_mode = True  # before the file is seen under its name: it can be read from then on
         sync(draft)
         os.replace(draft, path)
         sync(path.parent)
         self._path = path
-        self._file = h5py.File(path, "r+", libver="latest", locking=False)
-        self._columns = {t: {n: self._file[t][n] for n in columns} for t, columns in TABLES.items()}
-        self._population = [self._file["population"][n] for n in POPULATION] if population is not None else []
-        self._file.swmr_mode = True
 
     def append(
         self,
@@ -255,28 +258,46 @@ def _create(file: h5py.File, name: str, column: Column, start: NDArray[Any]) -> 
     dataset.attrs["long_name"] = column.long_name
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[h5py.File]:
-    """A log opened for reading, whether it is being written, was closed, or its writer was killed.
+# A reader that meets a checksum that does not match tries again, since the writer may be at it; HDF5's default of 100
+# ever longer pauses makes it hang for minutes on a damaged file.
+_READ_ATTEMPTS = 12
+
+
+def _open_for_reading(path: Path) -> h5py.File:
+    """The file in single-writer-multiple-reader mode, whether or not there is a writer."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
+    access.set_file_locking(False, True)
+    # h5py does not wrap this function of the library it is linked with.
+    set_attempts = getattr(ctypes.CDLL(h5py.h5p.__file__), "H5Pset_metadata_read_attempts", None)
+    if set_attempts is not None:
+        set_attempts.argtypes = (ctypes.c_int64, ctypes.c_uint)
+        set_attempts(access.id, _READ_ATTEMPTS)
+    flags = h5py.h5f.ACC_RDONLY | h5py.h5f.ACC_SWMR_READ
+    return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
+
+
+def _read(path: Path, content: Callable[[h5py.File], T]) -> T:
+    """What `content` takes from a log, whether it is being written, was closed, or its writer was killed.
 
     Raises
     ------
     LogError
         If it cannot be read or is not a log of this format.
     """
+    if not path.exists():
+        raise LogError(f"{path} does not exist")
     try:
-        with h5py.File(path, "r", libver="latest", swmr=True, locking=False) as file:
+        with _open_for_reading(path) as file:
             found = file.attrs.get("format")
             if not isinstance(found, str) or not found.startswith("iwes-mpi/"):
                 raise LogError(f"{path} is not a log of iwes_mpi")
             if found != FORMAT:
                 raise LogError(f"{path} has format {found}; this version of iwes_mpi reads {FORMAT}")
-            yield file
-    except FileNotFoundError:
-        raise LogError(f"{path} does not exist") from None
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        if isinstance(error, LogError):
-            raise
+            return content(file)
+    except LogError:
+        raise
+    except Exception as error:  # HDF5 and h5py raise many kinds on damaged files
         raise LogError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
@@ -286,7 +307,7 @@ def _complete_rows(group: h5py.Group) -> int:
     return int(incomplete[0]) if incomplete.size else iteration.size
 
 
-def read_table(path: Path, table: str) -> pd.DataFrame:
+def read_table(path: Path, table: str) -> "pd.DataFrame":
     """The complete rows of a table of a log.
 
     Raises
@@ -294,23 +315,39 @@ def read_table(path: Path, table: str) -> pd.DataFrame:
     LogError
         If the log cannot be read.
     """
-    with _reading(path) as file:
+
+    def content(file: h5py.File) -> dict[str, NDArray[Any]]:
         rows = _complete_rows(file[table])
-        return pd.DataFrame({name: file[table][name][:rows] for name in TABLES[table]})
+        return {name: file[table][name][:rows].astype(column.dtype) for name, column in TABLES[table].items()}
+
+    import pandas as pd
+
+    return pd.DataFrame(_read(path, content))
 
 
 def read_attrs(path: Path) -> dict[str, Any]:
     """The root attributes of a log. Raises LogError if it cannot be read."""
-    with _reading(path) as file:
-        return dict(file.attrs)
+    return _read(path, lambda file: dict(file.attrs))
 
 
 def read_population(path: Path, rows: int) -> dict[str, NDArray[Any]] | None:
-    """The first `rows` rows of the population columns, shape (rows, pairs, 2); None if it was not logged."""
-    with _reading(path) as file:
+    """The first `rows` rows of the population columns, shape (rows, pairs, 2); None if it was not logged.
+
+    Raises
+    ------
+    LogError
+        If the log cannot be read, or has fewer rows.
+    """
+
+    def content(file: h5py.File) -> dict[str, NDArray[Any]] | None:
         if "population" not in file:
             return None
-        return {name: file["population"][name][:rows] for name in POPULATION}
+        found = {name: file["population"][name][:rows] for name in POPULATION}
+        if any(len(values) < rows for values in found.values()):
+            raise LogError(f"{path} has fewer than {rows} rows of /population")
+        return found
+
+    return _read(path, content)
 
 
 class Run:
@@ -336,12 +373,12 @@ class Run:
             raise LogError(f"{self.path / LOG} has no valid configuration: {error}") from None
 
     @cached_property
-    def iterations(self) -> pd.DataFrame:
+    def iterations(self) -> "pd.DataFrame":
         """One row per iteration (`ITERATIONS`)."""
         return read_table(self.path / LOG, "iterations")
 
     @cached_property
-    def updates(self) -> pd.DataFrame:
+    def updates(self) -> "pd.DataFrame":
         """One row per optimiser update (`UPDATES`), of the iterations in `iterations`."""
         complete = len(self.iterations)
         updates = read_table(self.path / LOG, "updates")
