@@ -1,0 +1,342 @@
+"""jobs/ on a real two-node Slurm (tests/slurm/cluster.sh), and what of jobs/ can be tested without one."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import iwes_mpi
+
+ROOT = Path(__file__).resolve().parent.parent
+CLUSTER = ROOT / "tests/slurm/cluster.sh"
+TRAIN = ROOT / "jobs/train.sbatch"
+# fmt: off
+FLAGS = [
+    "--env-id", "slow_env:SlowPendulum-v0", "--hidden-sizes", "8", "--n-pairs", "10", "--min-env-steps", "0",
+    "--noise-table-size", "100000", "--n-eval", "2", "--checkpoint-every", "1", "--iw-updates", "1",
+]
+# fmt: on
+ITERATIONS = 150
+SLOW = 0.05  # s per episode: about half a second per iteration on two ranks
+
+
+def missing() -> str | None:
+    """Why there can be no Slurm here, or None."""
+    if os.getuid() != 0:
+        return "starting a Slurm cluster needs root"
+    absent = [program for program in ("slurmctld", "slurmd", "munged", "srun") if not shutil.which(program)]
+    return f"not installed (tests/slurm/cluster.sh install): {', '.join(absent)}" if absent else None
+
+
+def wait_for(what: Callable[[], object], seconds: float, name: str) -> None:
+    """Return as soon as `what` returns something true."""
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            pytest.fail(f"{name}: not within {seconds} s")
+        time.sleep(0.3)
+
+
+class Slurm:
+    """A running cluster, and the folder from which jobs are submitted."""
+
+    def __init__(self, cluster: Path, folder: Path):
+        self.cluster = cluster
+        self.folder = folder
+        drop = ("SLURM_", "SBATCH_", "PMI_", "OMPI_")
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(drop)} | {
+            "SLURM_CONF": str(cluster / "slurm.conf"),
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/slurm'}",
+            "VENV": str(Path(sys.executable).parent.parent),
+            "NUMBA_CACHE_DIR": str(folder / "numba"),
+            "JOBS": str(ROOT / "jobs"),
+        }
+
+    def call(self, *command: str | Path, **environment: str) -> str:
+        """Output of a command that must succeed."""
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=self.folder, env=self.environment | environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def submit(self, *arguments: str | Path, pause: float = 0, run_dir: str = "", **environment: str) -> "Job":
+        """Submit a batch script on two nodes; its environment pauses at every episode."""
+        pause_file = Path(tempfile.mkstemp(dir=self.folder, prefix="pause-")[1])
+        if run_dir:
+            environment["RUN_DIR"] = run_dir
+        environment["SLOW_ENV_FILE"] = str(pause_file)
+        job = Job(self, "", pause_file, run_dir)
+        job.pause(pause)
+        job.id = self.call(
+            "sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", *arguments, **environment
+        ).strip()
+        return job
+
+
+class Job:
+    """A submitted job."""
+
+    def __init__(self, slurm: Slurm, job_id: str, pause_file: Path, run_dir: str):
+        self.slurm = slurm
+        self.id = job_id
+        self._pause_file = pause_file
+        self._run_dir = run_dir
+
+    def pause(self, seconds: float) -> None:
+        """Set the pause of every episode from now on."""
+        draft = self._pause_file.with_suffix(".new")
+        draft.write_text(str(seconds))
+        draft.replace(self._pause_file)
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run is."""
+        return self.slurm.folder / (self._run_dir or f"runs/iwes-{self.id}")
+
+    def field(self, name: str, element: str = "") -> str:
+        """A field of scontrol show job."""
+        text = self.slurm.call("scontrol", "show", "job", "-o", self.id + element)
+        found = re.search(rf"\b{name}=(\S*)", text)
+        assert found, text
+        return found[1]
+
+    def wait(self, *states: str, seconds: float = 60, element: str = "") -> None:
+        """Wait until the job is in one of the states."""
+        wait_for(lambda: self.field("JobState", element) in states, seconds, f"job {self.id}{element} {states}")
+
+    def iterations(self) -> int:
+        """Completed iterations."""
+        return len(digests(self.run_dir))
+
+    def output(self) -> str:
+        """What the job printed."""
+        return (self.slurm.folder / f"iwes-{self.id}.out").read_text()
+
+    def events(self) -> list[str]:
+        """What slurm.log tells: "start restart 0 ...", "exit 0", ..."""
+        lines = (self.run_dir / "slurm.log").read_text().splitlines()
+        return [" ".join(line.split("\t")[2:]) for line in lines]
+
+
+def digests(run_dir: Path) -> np.ndarray:
+    """Theta's digest after every completed iteration; none if there is no log yet."""
+    if not (run_dir / "log.h5").exists():
+        return np.zeros(0, np.uint64)
+    table = iwes_mpi.open_run(run_dir).iterations
+    np.testing.assert_array_equal(table["iteration"], np.arange(len(table)))
+    return table["theta_digest"].to_numpy()
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """A cluster of two nodes, for this file."""
+    if reason := missing():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI must test on a real Slurm, but: {reason}")
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="slurm-") as short:  # pytest's paths are too long for Unix sockets
+        cluster = Path(short)
+        slurm = Slurm(cluster, tmp_path_factory.mktemp("submit"))
+        subprocess.run([CLUSTER, "start", cluster], check=True, timeout=60)
+        try:
+            yield slurm
+        finally:
+            subprocess.run([CLUSTER, "stop", cluster], check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def expected(slurm: Slurm) -> np.ndarray:
+    """The digests of a run that nobody disturbed, on one rank and without Slurm."""
+    run_dir = slurm.folder / "uninterrupted"
+    command = [sys.executable, "-m", "iwes_mpi.train", *FLAGS, "--iterations", str(ITERATIONS), "--run-dir", run_dir]
+    subprocess.run(command, cwd=slurm.folder, env=slurm.environment, check=True, timeout=150, stdout=subprocess.DEVNULL)
+    result = digests(run_dir)
+    assert len(set(result)) == ITERATIONS
+    return result
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(request: pytest.FixtureRequest) -> Job | None:
+    """A run that meets its time limit again and again, in the background of the other tests: each takes half a minute.
+
+    Slurm counts limits in minutes, and looks for jobs to warn every 30 s.
+    """
+    if missing() and os.environ.get("CI") != "true":
+        return None
+    slurm: Slurm = request.getfixturevalue("slurm")
+    request.getfixturevalue("expected")  # fills Numba's cache
+    limit = ("--time=0:01:00", "--signal=B:USR1@25")
+    return slurm.submit(*limit, TRAIN, *FLAGS, "--iterations", str(ITERATIONS), pause=2 * SLOW)
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+def test_a_small_run_completes(slurm: Slurm, expected: np.ndarray, launcher: str) -> None:
+    job = slurm.submit(TRAIN, *FLAGS, "--iterations", "20", LAUNCHER=launcher)
+    job.wait("COMPLETED", "FAILED")
+    assert job.field("JobState") == "COMPLETED", job.output()
+    np.testing.assert_array_equal(digests(job.run_dir), expected[:20])
+    table = iwes_mpi.open_run(job.run_dir)
+    assert (table.iterations["ranks"] == 2).all()
+    assert table.attrs["nodes"] == 2
+    assert job.events()[-1] == "exit 0"
+
+
+def test_the_cache_is_on_each_node_and_removed(slurm: Slurm, tmp_path: Path) -> None:
+    # What stands for the training program here tells what it sees.
+    spy = tmp_path / "iwes_mpi"
+    spy.mkdir()
+    (spy / "__init__.py").write_text("")
+    (spy / "train.py").write_text(
+        "import os, pathlib\n"
+        "cache = pathlib.Path(os.environ['NUMBA_CACHE_DIR'])\n"
+        "cache.mkdir(parents=True, exist_ok=True)\n"
+        "print('SEEN', cache, os.environ['OMP_NUM_THREADS'], os.environ['NUMBA_NUM_THREADS'], flush=True)\n"
+    )
+    job = slurm.submit(TRAIN, PYTHONPATH=str(tmp_path), NUMBA_CACHE_DIR="", TMPDIR=str(tmp_path / "node"))
+    job.wait("COMPLETED", "FAILED")
+    cache = tmp_path / "node" / f"numba-root-{job.id}"
+    assert job.output().splitlines() == [f"SEEN {cache} 1 1"] * 2
+    assert not cache.exists()
+
+
+def test_scancel_then_resubmission_resumes_to_the_same_bits(slurm: Slurm, expected: np.ndarray) -> None:
+    job = slurm.submit(TRAIN, *FLAGS, "--iterations", "60", pause=SLOW)
+    wait_for(lambda: job.iterations() >= 3, 60, "three iterations")
+    status = slurm.call(sys.executable, ROOT / "jobs/status.py", job.run_dir)
+    assert re.search(rf"^running .* job {job.id} RUNNING$", status, re.M), status
+
+    slurm.call("scancel", job.id)
+    job.wait("CANCELLED")
+    done = job.iterations()
+    assert 3 <= done < 60
+    assert job.field("Restarts") == "0"
+    assert job.events()[-1] == "exit 75", "the ranks did not get to write a checkpoint"
+    status = slurm.call(sys.executable, ROOT / "jobs/status.py", job.run_dir)
+    assert re.search(rf"^stalled .* job {job.id}, no job is on it$", status, re.M), status
+
+    again = slurm.submit(TRAIN, *FLAGS, "--iterations", "60", run_dir=str(job.run_dir))
+    again.wait("COMPLETED", "FAILED")
+    table = iwes_mpi.open_run(job.run_dir).iterations
+    np.testing.assert_array_equal(table["theta_digest"], expected[:60])
+    assert table["wall_time"].is_monotonic_increasing
+    assert re.search(r"^done ", slurm.call(sys.executable, ROOT / "jobs/status.py", job.run_dir), re.M)
+
+
+def test_an_array_with_one_failing_element(slurm: Slurm, expected: np.ndarray) -> None:
+    rows = ["figure\trun_dir\tpreset\tiw_updates\tlearning_rate\tseed\titerations"]
+    rates = ("0.01", "-1", "0.01")
+    rows += [f"0\truns/array/{i}\tpaper-ant\t1\t{rate}\t0\t20" for i, rate in enumerate(rates, start=1)]
+    table = slurm.folder / "paper.tsv"
+    table.write_text("\n".join(rows) + "\n")
+    show = (sys.executable, ROOT / "jobs/status.py", table)
+
+    options = ("--array=1-3%2", "--hold")
+    flags = FLAGS[: FLAGS.index("--iw-updates")]  # flags after the script would override the row's
+    job = slurm.submit(*options, ROOT / "jobs/paper.sbatch", *flags, "--env-kwargs", "{}", TABLE=str(table))
+    assert "3 runs: 3 waiting" in slurm.call(*show)
+    slurm.call("scontrol", "release", job.id)
+    for element, state in (("_1", "COMPLETED"), ("_2", "FAILED"), ("_3", "COMPLETED")):
+        job.wait("COMPLETED", "FAILED", element=element)
+        assert job.field("JobState", element) == state
+    assert job.field("ExitCode", "_2") == "2:0"
+    for i in (1, 3):
+        np.testing.assert_array_equal(digests(slurm.folder / f"runs/array/{i}"), expected[:20])
+    assert re.search(r"--learning-rate.*-1", (slurm.folder / f"paper-{job.id}_2.out").read_text())
+    assert "3 runs: 2 done, 1 failed" in slurm.call(*show)
+
+
+def test_a_wrong_flag_is_refused_once_and_not_requeued(slurm: Slurm) -> None:
+    job = slurm.submit(TRAIN, *FLAGS, "--sigma", "-1")
+    job.wait("COMPLETED", "FAILED")
+    assert (job.field("JobState"), job.field("ExitCode"), job.field("Restarts")) == ("FAILED", "2:0", "0")
+    ours = [line for line in job.output().splitlines() if not line.startswith("srun: error: node")]
+    assert len(ours) == 1
+    assert "--sigma" in ours[0]
+    time.sleep(1)
+    assert job.field("JobState") == "FAILED"
+
+
+@pytest.mark.parametrize("flag", ["--run-dir", "--resume=auto"])
+def test_flags_that_the_script_sets_are_refused(slurm: Slurm, flag: str) -> None:
+    job = slurm.submit(TRAIN, flag, "elsewhere")
+    job.wait("COMPLETED", "FAILED")
+    assert job.field("ExitCode") == "2:0"
+    assert job.output() == (
+        f"train.sbatch: {flag}: is set by this script; name the run with the environment variable RUN_DIR\n"
+    )
+
+
+def test_requeues_without_progress_end(slurm: Slurm) -> None:
+    job = slurm.submit(TRAIN, *FLAGS, "--iterations", "50", "--max-wall-time", "0.001", MAX_STALLS="1", pause=SLOW)
+    job.wait("COMPLETED", "FAILED", seconds=90)
+    assert (job.field("JobState"), job.field("ExitCode"), job.field("Restarts")) == ("FAILED", "75:0", "1")
+    assert "no further iteration than 0 after 1 requeues" in job.output()
+
+
+@pytest.mark.timeout(360)
+def test_three_time_limits_change_no_bit(slurm: Slurm, expected: np.ndarray, limited: Job) -> None:
+    wait_for(lambda: int(limited.field("Restarts")) >= 3, 240, "three time limits")
+    assert limited.iterations() < ITERATIONS
+    limited.pause(0)
+    limited.wait("COMPLETED", "FAILED", seconds=90)
+    np.testing.assert_array_equal(digests(limited.run_dir), expected)
+    events = limited.events()
+    assert events.count("requeue stopped with a checkpoint") >= 3
+    assert events[-1] == "exit 0"
+    starts = [event.split(" on ")[0] for event in events if event.startswith("start")]
+    assert starts == [f"start restart {i}" for i in range(int(limited.field("Restarts")) + 1)]
+    assert not (limited.run_dir / "stalls").exists()
+
+
+# After the runs in the background: it takes a node away from all of them.
+@pytest.mark.parametrize("node", [2, 1])
+def test_a_lost_node_costs_no_bit(slurm: Slurm, expected: np.ndarray, node: int, limited: Job) -> None:
+    # Node 1 runs the batch shell: there, Slurm itself has to notice and requeue. Node 2 takes only tasks with it.
+    job = slurm.submit(TRAIN, *FLAGS, "--iterations", "40", pause=SLOW)
+    wait_for(lambda: job.iterations() >= 3, 60, "three iterations")
+    subprocess.run([CLUSTER, "kill-node", slurm.cluster, str(node)], check=True, timeout=30)
+    wait_for(lambda: job.field("Restarts") == "1", 90, "the requeue")
+    assert job.iterations() < 40
+    job.pause(0)
+    subprocess.run([CLUSTER, "start-node", slurm.cluster, str(node)], check=True, timeout=30)
+    job.wait("COMPLETED", "FAILED", seconds=90)
+    np.testing.assert_array_equal(digests(job.run_dir), expected[:40])
+
+
+def test_the_table_of_the_paper_is_what_its_generator_prints() -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "jobs/paper_table.py"], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    assert made == (ROOT / "jobs/paper.tsv").read_text()
+    rows = [line.split("\t") for line in made.splitlines()[1:]]
+    assert len({row[1] for row in rows}) == len(rows) == 150
+    # figure: network sizes and learning rates as in the paper, K = 0 ... 5 and five seeds of each
+    for figure, presets, rates in (
+        ("1", {"paper-ant"}, {"1e-4"}),
+        ("2", {"paper-ant-256", "paper-ant-512"}, {"1e-4"}),
+        ("4", {"paper-ant"}, {"1e-3", "1e-2"}),
+    ):
+        settings = {tuple(row[2:6]) for row in rows if row[0] == figure}
+        assert settings == {
+            (preset, str(k), rate, str(seed))
+            for preset in presets for k in range(6) for rate in rates for seed in range(1, 6)
+        }  # fmt: skip
+    assert "#SBATCH --array=1-150%" in (ROOT / "jobs/paper.sbatch").read_text()
+
+
+def test_scripts_are_clean() -> None:
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    scripts = [*(ROOT / "jobs").glob("*.sbatch"), CLUSTER]
+    done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
