@@ -1,0 +1,51 @@
+"""Logs made up on the spot, for tests of what reads them: as the program writes them, without its work."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iwes_mpi import runlog
+from iwes_mpi.config import Config
+
+NO_POPULATION = (np.zeros((0, 2)), np.zeros((0, 2), dtype=np.int64))
+
+
+def rows(config: Config, iteration: int) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """The log rows of an iteration of a made-up run that learns, faster with a larger K, in 1 s per iteration."""
+    rng = np.random.default_rng([config.seed, iteration])
+    k_max = config.iw_updates
+    score = 1000 * (1 - math.exp(-iteration * (1 + k_max) / 60)) + 40 * rng.standard_normal() + 9 * (config.seed % 7)
+    row: dict[str, float] = dict.fromkeys(runlog.ITERATIONS, 0.0)
+    row |= {"iteration": iteration, "env_steps": 2000 * (iteration + 1), "episodes": 20 * (iteration + 1)}
+    row |= {"wall_time": 2.5 + iteration + 1.0, "sigma": config.sigma, "ranks": 2, "updates": 1 + k_max}
+    for statistic in ("mean", "median", "min", "max"):
+        row[f"return_{statistic}"] = score - 50
+    row |= dict.fromkeys(("eval_return_median", "eval_return_mean"), score if config.n_eval else math.nan)
+    row |= {"eval_episodes": config.n_eval, "time_rollouts": 0.7, "time_idle": 0.1, "time_weights": 0.02 * k_max}
+    row |= {"time_comm": 0.05, "time_update": 0.01, "time_io": 0.02}
+    updates = []
+    for k in range(1 + k_max):
+        update: dict[str, float] = dict.fromkeys(runlog.UPDATES, 0.0)
+        r2 = (0.3 * k) ** 2 * (1 + 0.1 * rng.random())
+        update |= {"iteration": iteration, "k": k, "kl": r2 / 2, "ess": math.exp(-r2), "accepted": 1}
+        updates.append(update)
+    return row, updates
+
+
+def open_log(run_dir: Path, config: Config) -> runlog.LogWriter:
+    """A new log without rows."""
+    run_dir.mkdir(parents=True)
+    attrs: dict[str, Any] = {"format": runlog.FORMAT, "config": config.to_json(), "ranks": 2, "nodes": 1}
+    return runlog.LogWriter(run_dir / runlog.LOG, attrs)
+
+
+def make_run(run_dir: Path, iterations: int, **settings: Any) -> Path:
+    """A closed log of `iterations` iterations; returns the run directory."""
+    config = Config(**settings)
+    log = open_log(run_dir, config)
+    for iteration in range(iterations):
+        log.append(*rows(config, iteration), NO_POPULATION)
+    log.close()
+    return run_dir

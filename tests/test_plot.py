@@ -1,0 +1,278 @@
+"""Figures: what is averaged, what belongs together, and pictures that can be read."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import launch
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from synthetic import make_run, open_log, rows
+
+from iwes_mpi import open_run, plot
+from iwes_mpi.config import ConfigError
+
+
+def runs_of(folder, iterations=20, **variants):
+    """Runs with every combination of some settings' values."""
+    found = []
+    for values in itertools.product(*variants.values()):
+        settings = dict(zip(variants, values, strict=True))
+        found.append(open_run(make_run(folder / str(len(found)), iterations, **settings)))
+    return found
+
+
+# -- averages ------------------------------------------------------------------------------------------------
+
+
+def test_mean_of_straight_lines_on_different_points():
+    curves = [(np.array([0.0, 1, 4]), np.array([0.0, 1, 4])), (np.array([-1.0, 3, 9]), np.array([-3.0, 9, 27]))]
+    x, mean, low, high = plot.average(curves)
+    assert (x[0], x[-1]) == (0, 4)
+    np.testing.assert_allclose(mean, 2 * x, atol=1e-12)
+    np.testing.assert_allclose(low, x, atol=1e-12)
+    np.testing.assert_allclose(high, 3 * x, atol=1e-12)
+
+
+def test_bands():
+    values = np.array([[1.0, 2, 4, 8, 0], [5, 5, 5, 5, 5]]).T
+    curves = [(np.arange(2.0), row) for row in values]
+    mean = values.mean(axis=0)
+    error = np.sqrt(((values - mean) ** 2).sum(axis=0) / 4 / 5)
+    expected = {
+        "min-max": ([0, 5], [8, 5]),
+        "standard-error": (mean - error, mean + error),
+        "quartiles": ([1, 5], [4, 5]),
+        "none": (mean, mean),
+    }
+    assert set(expected) == set(plot.BANDS)
+    for band, (low, high) in expected.items():
+        curve = plot.average(curves, band)
+        np.testing.assert_allclose(curve.mean, mean)
+        np.testing.assert_allclose(curve.low, low)
+        np.testing.assert_allclose(curve.high, high)
+
+
+def test_average_of_few_or_no_points():
+    empty = (np.zeros(0), np.zeros(0))
+    assert plot.average([]).x.size == plot.average([empty]).x.size == 0
+    apart = plot.average([(np.array([0.0, 1]), np.zeros(2)), (np.array([2.0, 3]), np.zeros(2))])
+    assert apart.x.size == 0
+    one = plot.average([(np.array([0.0]), np.array([7.0])), empty], "standard-error")
+    assert (one.mean.tolist(), one.low.tolist(), one.high.tolist()) == ([7], [7], [7])
+
+
+def test_evaluations_are_drawn_at_what_was_spent_before_them(tmp_path):
+    run = open_run(make_run(tmp_path / "run", 3))
+    for column, expected in (("env_steps", [0, 2000, 4000]), ("wall_time", [0, 3.5, 4.5]), ("iteration", [0, 1, 2])):
+        x, y = plot.run_curve(run, column)
+        assert x.tolist() == expected
+        assert y.tolist() == run.iterations["eval_return_median"].tolist()
+
+
+def test_smallest_ess_of_an_iteration(tmp_path):
+    run = open_run(make_run(tmp_path / "run", 6, iw_updates=3))
+    x, ess = plot.smallest_ess(run, "iteration")
+    assert x.tolist() == list(range(6))
+    expected = [min(row["ess"] for row in rows(run.config, i)[1]) for i in range(6)]
+    np.testing.assert_array_equal(ess, expected)
+
+
+def test_the_iteration_that_compiles_is_left_out_of_times(tmp_path):
+    config = open_run(make_run(tmp_path / "other", 1)).config
+    log = open_log(tmp_path / "run", config)
+    for iteration in range(3):
+        row, updates = rows(config, iteration)
+        row["time_rollouts"] = 100.0 if iteration == 0 else iteration
+        log.append(row, updates, (np.zeros((0, 2)), np.zeros((0, 2), dtype=np.int64)))
+    log.close()
+    assert plot.phase_times(open_run(tmp_path / "run"))["rollouts"] == 1.5
+
+
+# -- settings ------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_change_results_does_not_divide_runs(tmp_path):
+    same = [
+        {"seed": 1, "display": "none", "max_env_steps": 5},
+        {"seed": 2, "log_population": True, "max_wall_time": 60.0, "checkpoint_every": 3, "noise_table_size": 1000},
+        {"seed": 3, "schedule": "static", "weights_on": "root", "rollouts": "gymnasium"},
+    ]
+    runs = [open_run(make_run(tmp_path / str(i), 2, **settings)) for i, settings in enumerate(same)]
+    (setting,) = plot.group_runs(runs)
+    assert setting.runs == runs
+    assert setting.label == "Ant-v5"
+    assert len(plot.group_runs(runs, timing=True)) == 2
+
+
+def test_settings_are_labelled_by_what_differs_and_ordered_by_value(tmp_path):
+    runs = runs_of(tmp_path, 1, iw_updates=[10, 2], seed=[1, 2], center=[True, False])
+    assert [s.label for s in plot.group_runs(runs)] == [
+        "K = 2, no center", "K = 2, center", "K = 10, no center", "K = 10, center"
+    ]  # fmt: skip
+    assert [len(s.runs) for s in plot.group_runs(runs)] == [2, 2, 2, 2]
+    others = runs_of(tmp_path / "2", 1, hidden_sizes=[(64, 64), ()], max_episode_steps=[None, 5])
+    labels = [s.label for s in plot.group_runs(others)]
+    assert len(set(labels)) == 4
+    assert all("linear policy" in label or "64-64 units" in label for label in labels)
+
+
+# -- pictures ------------------------------------------------------------------------------------------------
+
+
+def visible_axes(figure):
+    return [ax for ax in figure.axes if ax.get_visible()]
+
+
+@pytest.mark.parametrize(
+    ("variants", "iterations"),
+    [
+        ({"iw_updates": [2]}, 45),
+        ({"iw_updates": [2]}, 1),
+        ({"iw_updates": [0]}, 3),
+        ({"iw_updates": [3], "seed": [1, 2, 3, 4, 5]}, 45),
+        ({"iw_updates": range(6), "seed": [1, 2]}, 2),
+        ({"learning_rate": np.geomspace(1e-4, 1, 30).tolist(), "iw_updates": [1]}, 3),
+        ({"env_id": ["Ant-v5", "Hopper-v5"]}, 1),
+    ],
+    ids=["one run", "one row", "plain ES", "five seeds", "twelve runs", "thirty settings", "two environments"],
+)
+def test_axes_are_labelled_and_no_legend_covers_data(tmp_path, variants, iterations):
+    figure = plot.overview(runs_of(tmp_path, iterations, **variants), "wall_time")
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    axes = visible_axes(figure)
+    assert len(axes) == (5 if any(variants.get("iw_updates", [0])) else 2)
+    frames = [ax.get_window_extent() for ax in axes]
+    for ax in axes:
+        assert ax.get_xlabel()
+        assert ax.get_ylabel() or ax.get_yticklabels(), "a vertical axis says what it shows"
+        if legend := ax.get_legend():
+            assert not any(legend.get_window_extent().overlaps(frame) for frame in frames)
+    for legend in figure.legends:
+        assert not any(legend.get_window_extent().overlaps(frame) for frame in frames)
+        assert legend.get_window_extent().x0 >= 0
+        assert legend.get_window_extent().x1 <= figure.bbox.width
+    for first, second in itertools.combinations(frames, 2):
+        assert not first.overlaps(second)
+
+
+def test_thirty_settings_differ_without_colour():
+    looks = [plot.style(i, 30) for i in range(30)]
+    seen = {(str(look["linestyle"]), look["marker"], look["markerfacecolor"] == "white") for look in looks}
+    assert len(seen) == 30
+
+
+def test_learning_curves_on_given_axes_show_the_mean(tmp_path):
+    runs = runs_of(tmp_path, 20, iw_updates=[0, 2], seed=[1, 2, 3])
+    ax = plot.learning_curves(runs, Figure().subplots(), x="iteration")
+    lines = {line.get_label(): line for line in ax.lines}
+    for k in (0, 2):
+        found = lines[f"K = {k} (3 runs)"]
+        values = [run.iterations["eval_return_median"] for run in runs if run.config.iw_updates == k]
+        np.testing.assert_allclose(found.get_ydata(), np.mean(values, axis=0))
+        np.testing.assert_array_equal(found.get_xdata(), np.arange(20))
+
+
+def test_population_means_are_shown_where_nothing_was_evaluated(tmp_path):
+    figure = plot.overview(runs_of(tmp_path, n_eval=[0]))
+    assert "population" in figure.axes[0].get_ylabel()
+    assert len(figure.axes[0].lines[0].get_xdata()) == 20
+
+
+def test_a_run_that_stopped_early_shortens_the_mean_but_not_the_others(tmp_path):
+    runs = [open_run(make_run(tmp_path / str(n), n, seed=n)) for n in (10, 30)]
+    ax = plot.learning_curves(runs, Figure().subplots(), x="iteration")
+    ends = sorted(line.get_xdata()[-1] for line in ax.lines)
+    assert ends == [9, 9, 9, 29]  # mean and band, then the longer run alone
+
+
+# -- command line --------------------------------------------------------------------------------------------
+
+
+def test_pictures_of_a_run_that_goes_on_and_one_that_was_killed(tmp_path):
+    """As a program of its own, without MPI, while another process has the log open, and after it was killed."""
+    script = tmp_path / "writer.py"
+    script.write_text(
+        "import sys, time, pathlib\n"
+        "from iwes_mpi.config import Config\n"
+        "from synthetic import NO_POPULATION, open_log, rows\n"
+        "config = Config(iw_updates=2)\n"
+        "log = open_log(pathlib.Path(sys.argv[1]), config)\n"
+        "for i in range(5): log.append(*rows(config, i), NO_POPULATION)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, str(script), str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=launch.environment()) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        for state in ("going on", "killed"):
+            if state == "killed":
+                writer.kill()
+                writer.wait()
+            output = tmp_path / f"{state}.png"
+            code = (
+                "import sys; from iwes_mpi.plot import main; main(sys.argv[1:]); "
+                "assert not {'mpi4py', 'numba', 'mujoco', 'matplotlib.pyplot'} & set(sys.modules)"
+            )
+            outcome = subprocess.run(
+                [sys.executable, "-c", code, str(tmp_path / "run"), "-o", str(output)],
+                capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+            assert outcome.returncode == 0, outcome.stderr
+            assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_format_and_option(tmp_path, capsys):
+    run = str(make_run(tmp_path / "run", 12, iw_updates=1))
+    for suffix, start in (("pdf", b"%PDF"), ("svg", b"<?xml")):
+        output = tmp_path / f"figure.{suffix}"
+        assert plot.main([run, run, "-o", str(output), "--x", "iterations", "--band", "quartiles"]) == 0
+        assert output.read_bytes().startswith(start)
+    assert "2 runs of 1 setting" in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys):
+    run, empty = str(make_run(tmp_path / "run", 1)), str(make_run(tmp_path / "empty", 0))
+    output = ["-o", str(tmp_path / "x.png")]
+    damaged = Path(make_run(tmp_path / "damaged", 1))
+    (damaged / "log.h5").write_bytes(b"nonsense")
+    for arguments, named in (
+        ([], "no run"),
+        (output, "no run"),
+        ([run], "--output"),
+        ([run, "-o", "x.doc"], "--output"),
+        ([run, "-o", str(tmp_path / "no" / "x.png")], "--output"),
+        ([run, *output, "--x", "time"], "--x"),
+        ([run, *output, "--dpi", "0"], "--dpi"),
+        ([run, str(tmp_path / "nothing"), *output], "nothing"),
+        ([run, str(damaged), *output], "damaged"),
+        ([str(damaged / "log.h5"), *output], "not a run directory"),
+        ([empty, *output], "nothing to plot"),
+        ([run, "--colour", *output], "--colour"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            plot.main(arguments)
+        assert named in str(error.value)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "x.png").exists()
+    capsys.readouterr()
+    assert plot.main([run, empty, *output]) == 0
+    assert "left out" in capsys.readouterr().err
+
+
+def test_without_runs_the_program_ends_with_two():
+    outcome = subprocess.run(
+        [sys.executable, "-m", "iwes_mpi.plot"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert outcome.returncode == 2
+    assert outcome.stderr == "iwes_mpi.plot: error: RUN: no run is given; name one or more run directories\n"
+
+
+def test_without_matplotlib_it_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ConfigError, match=r"pip install 'iwes_mpi\[plot\]'"):
+        plot.main([str(make_run(tmp_path / "run", 1)), "-o", str(tmp_path / "x.png")])
