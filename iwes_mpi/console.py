@@ -5,11 +5,13 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from iwes_mpi.config import Config
-from iwes_mpi.es import Report
-from iwes_mpi.state import State
+
+if TYPE_CHECKING:
+    from iwes_mpi.es import Report
+    from iwes_mpi.state import State
 
 _LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prun", "orterun", "srun")
 
@@ -45,7 +47,7 @@ class Display(Protocol):
         """Show one line about the run as a whole."""
         ...
 
-    def update(self, report: Report) -> None:
+    def update(self, report: "Report") -> None:
         """Show an iteration that has just been completed."""
         ...
 
@@ -67,7 +69,7 @@ class Rate:
         return (n1 - n0) / max(t1 - t0, 1e-9)
 
 
-def progress(config: Config, state: State, elapsed: float) -> float:
+def progress(config: Config, state: "State", elapsed: float) -> float:
     """The share of the nearest limit that is used up, 0 to 1; 0 without limits. `elapsed`: s of this job."""
     used = [
         reached / limit
@@ -87,7 +89,7 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def _smallest_ess(report: Report) -> float:
+def _smallest_ess(report: "Report") -> float:
     values = [row["ess"] for row in report.updates if not math.isnan(row["ess"])]
     return min(values, default=math.nan)
 
@@ -95,14 +97,14 @@ def _smallest_ess(report: Report) -> float:
 class Lines:
     """One line per iteration, for log files."""
 
-    def __init__(self, state: State):
+    def __init__(self, state: "State"):
         self._rate = Rate(state.env_steps)
 
     def note(self, text: str) -> None:
         """See `Display`."""
         print(text, flush=True)
 
-    def update(self, report: Report) -> None:
+    def update(self, report: "Report") -> None:
         """See `Display`."""
         row = report.iteration
         print(
@@ -120,7 +122,7 @@ class Lines:
 class Bar:
     """A live progress bar with the figures that tell how learning goes."""
 
-    def __init__(self, config: Config, state: State, width: int):
+    def __init__(self, config: Config, state: "State", width: int):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
@@ -148,7 +150,7 @@ class Bar:
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
         self._progress.refresh()
 
-    def update(self, report: Report) -> None:
+    def update(self, report: "Report") -> None:
         """See `Display`."""
         row = report.iteration
         elapsed = time.monotonic() - self._begin
@@ -174,14 +176,14 @@ class Nothing:
     def note(self, text: str) -> None:
         """See `Display`."""
 
-    def update(self, report: Report) -> None:
+    def update(self, report: "Report") -> None:
         """See `Display`."""
 
     def close(self) -> None:
         """See `Display`."""
 
 
-def open_display(config: Config, state: State) -> Display:
+def open_display(config: Config, state: "State") -> Display:
     """The display that ``--display`` asks for."""
     kind: Literal["auto", "bar", "lines", "none"] = config.display
     if kind == "none":
