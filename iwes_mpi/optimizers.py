@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from iwes_mpi.jit import kernel
+
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -22,6 +24,16 @@ def initial_state(d: int) -> OptimizerState:
     return OptimizerState(0, np.zeros(d), np.zeros(d))
 
 
+@kernel
+def _adam(gradient, rate, m, v, new_m, new_v, step):
+    """One pass over all vectors (d,), where NumPy would make nine; the last three are filled."""
+    for j in range(gradient.shape[0]):
+        g = gradient[j]
+        new_m[j] = BETA1 * m[j] + (1 - BETA1) * g
+        new_v[j] = BETA2 * v[j] + (1 - BETA2) * (g * g)
+        step[j] = -rate * new_m[j] / (math.sqrt(new_v[j]) + EPSILON)
+
+
 def adam(
     state: OptimizerState, gradient: NDArray[np.float64], learning_rate: float
 ) -> tuple[OptimizerState, NDArray[np.float64]]:
@@ -35,9 +47,9 @@ def adam(
     """
     t = state.step + 1
     rate = learning_rate * math.sqrt(1 - BETA2**t) / (1 - BETA1**t)
-    m = BETA1 * state.m + (1 - BETA1) * gradient
-    v = BETA2 * state.v + (1 - BETA2) * (gradient * gradient)
-    return OptimizerState(t, m, v), -rate * m / (np.sqrt(v) + EPSILON)
+    m, v, step = np.empty_like(gradient), np.empty_like(gradient), np.empty_like(gradient)
+    _adam(gradient, rate, state.m, state.v, m, v, step)
+    return OptimizerState(t, m, v), step
 
 
 def sgd(
