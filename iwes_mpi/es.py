@@ -223,6 +223,7 @@ class EvolutionStrategies:
         population = self._evaluate()
         before = state.theta.copy()
         updates = self._update(population)
+        self._wait()  # ranks that take no part in the updates
         for packed in population.observed:
             state.obs = obs_stats.merge(state.obs, obs_stats.unpack(packed))
         state.iteration += 1

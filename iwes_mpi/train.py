@@ -65,7 +65,8 @@ def train(world: mpi.World, argv: list[str]) -> int:
     code, problem = FINISHED, ""
     while not limit_reached(config, state):
         # The safe point of an iteration: all ranks agree to go on, or why not.
-        code = world.maximum_integer(code if code else STOPPED_EARLY if stop.pending() else _GO_ON)
+        with es.phases("idle"):  # the others wait for what rank 0 writes
+            code = world.maximum_integer(code if code else STOPPED_EARLY if stop.pending() else _GO_ON)
         if code != _GO_ON:
             break
         try:
