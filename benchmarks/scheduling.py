@@ -1,0 +1,156 @@
+"""How long ranks wait for each other under either schedule, in real MPI, with episodes that sleep instead of compute.
+
+    python benchmarks/scheduling.py [--ranks 48] [--kinds mixed early] [--unit 0.001] [--out DIR]
+
+Each rank is a process of its own that runs `iwes_mpi.train` as it is; only the environment is a stand-in, whose one
+step sleeps ``unit`` seconds per step of the episode it stands for and returns the number of steps. So 48 ranks run
+truly side by side on two cores. Episodes are "mixed" (40 % last 1,000 steps, the others are exponential around 200, as
+halfway through learning) or "early" (all exponential around 200, at most 1,000), 14 per rank and 30 to evaluate.
+
+Shown is the idle share, ``time_idle`` over the sum of all phases in the run's log, beside the share that perfect
+clocks would give: the same episodes handed out by `scaling.spans`. With more ranks than cores, a rank that waits in
+MPI takes the core of one that would wake up; so MPICH is told to give its core away at every poll, and an episode
+sleeps long against the scheduler's time slices. ``--out`` keeps the runs, for ``scaling.py --check``.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+EPISODES_PER_RANK, EVALUATIONS = 14, 30
+
+
+def draw_length(rng: np.random.Generator, kind: str) -> int:
+    """Steps of one episode, 1 to 1000."""
+    if kind == "mixed" and rng.random() < 0.4:
+        return 1000
+    return int(min(1000.0, 1.0 + rng.exponential(200.0)))
+
+
+class Sleeper(gymnasium.Env[Any, Any]):
+    """One step that sleeps as long as a whole episode would compute, and returns that episode's steps.
+
+    Parameters
+    ----------
+    kind : str
+        See `draw_length`.
+    unit : float
+        Seconds per step of the episode it stands for.
+    """
+
+    observation_space = Box(-1.0, 1.0, (1,), np.float64)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, kind: str = "mixed", unit: float = 0.001):
+        self.kind, self.unit = kind, unit
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Draw how long the episode will be."""
+        super().reset(seed=seed)
+        self.length = draw_length(self.np_random, self.kind)
+        return np.zeros(1), {}
+
+    def step(self, action: Any) -> Any:
+        """The whole episode."""
+        time.sleep(self.unit * self.length)
+        return np.zeros(1), float(self.length), True, False, {}
+
+
+if "Sleeper-v0" not in gymnasium.registry:  # a rank meets this file twice: as its program, then as the environment's
+    gymnasium.register("Sleeper-v0", Sleeper, max_episode_steps=1)
+
+
+def settings(run_dir: Path, ranks: int, kind: str, schedule: str, unit: float, iterations: int) -> list[str]:
+    """The command line of one run."""
+    return [
+        *("--env-id", "scheduling:Sleeper-v0", "--env-kwargs", f'{{"kind": "{kind}", "unit": {unit}}}'),
+        *("--n-pairs", str(EPISODES_PER_RANK * ranks // 2), "--min-env-steps", "0", "--n-eval", str(EVALUATIONS)),
+        *("--iterations", str(iterations), "--schedule", schedule, "--run-dir", str(run_dir), "--display", "none"),
+        *("--noise-table-size", "1000000", "--log-population"),
+    ]
+
+
+def run(ranks: int, kinds: list[str], schedules: list[str], unit: float, iterations: int, out: Path) -> None:
+    """Run all cases one after the other in one job of `ranks` ranks: OUT/KIND-SCHEDULE-RANKS each."""
+    variables = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parent),
+        "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    }
+    mpirun = Path(sys.executable).parent / "mpirun"
+    cases = [
+        argument
+        for kind in kinds
+        for schedule in schedules
+        for argument in (*settings(out / f"{kind}-{schedule}-{ranks}", ranks, kind, schedule, unit, iterations), "--")
+    ]
+    subprocess.run([mpirun, "-n", str(ranks), sys.executable, __file__, "--as-rank", *cases], env=variables, check=True)
+
+
+def _as_rank(arguments: list[str]) -> None:
+    """What each rank does: the training runs whose command lines are given, each ended by ``--``."""
+    from iwes_mpi import mpi
+    from iwes_mpi.train import train
+
+    def main(world: mpi.World) -> int:
+        case: list[str] = []
+        for argument in arguments:
+            if argument == "--":
+                if code := train(world, case):
+                    return code
+                case = []
+            else:
+                case.append(argument)
+        return 0
+
+    mpi.launch(main)
+
+
+def idle_shares(run_dir: Path) -> list[float]:
+    """The idle share of each iteration of a run."""
+    from iwes_mpi import open_run
+
+    table = open_run(run_dir).iterations
+    phases = table.filter(like="time_")
+    return list(table["time_idle"] / phases.sum(axis=1))
+
+
+def main() -> None:
+    """Run the cases and print the idle shares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[48])
+    parser.add_argument("--kinds", nargs="+", default=["mixed", "early"], choices=["mixed", "early"])
+    parser.add_argument("--schedules", nargs="+", default=["dynamic", "static"], choices=["dynamic", "static"])
+    parser.add_argument("--unit", type=float, default=0.001, help="seconds of sleep per step [0.001]")
+    parser.add_argument("--iterations", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="keep the runs in this directory")
+    options = parser.parse_args()
+    import scaling
+
+    with tempfile.TemporaryDirectory() as temporary:
+        out = options.out or Path(temporary)
+        print(f"{'ranks':>5}  {'episodes':8}  {'schedule':8}  {'idle share':>10}  {'perfect clocks':>14}")
+        for ranks in options.ranks:
+            run(ranks, options.kinds, options.schedules, options.unit, options.iterations, out)
+            for kind in options.kinds:
+                for schedule in options.schedules:
+                    run_dir = out / f"{kind}-{schedule}-{ranks}"
+                    idle = float(np.median(idle_shares(run_dir)))
+                    ideal = 1 - scaling.of_run(run_dir, "returns").busy_share(ranks, schedule)
+                    print(f"{ranks:5}  {kind:8}  {schedule:8}  {idle:10.3f}  {ideal:14.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--as-rank"]:
+        _as_rank(sys.argv[2:])
+    main()

@@ -1,0 +1,28 @@
+"""Run under mpirun by test_scheduling.py: who gets which items of work; one line of JSON from rank 0."""
+
+import json
+import random
+import sys
+import time
+
+from iwes_mpi import mpi
+
+
+def main(world):
+    schedule, *rounds = sys.argv[1], *map(json.loads, sys.argv[2:])
+    queue = mpi.WorkQueue(world, schedule, mpi.StopFlag(world, None))
+    rng = random.Random(world.rank)
+    taken = []
+    for lengths in rounds:
+        mine = []
+        for item in queue.items(*lengths):
+            mine.append(item)
+            time.sleep(0.003 * rng.random())
+        taken.append(mine)
+    found = world.comm.gather((world.node_index, taken))
+    if world.is_root:
+        print(json.dumps(found))
+    return 0
+
+
+mpi.launch(main)
