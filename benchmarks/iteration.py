@@ -1,0 +1,85 @@
+"""Share of an iteration that goes into importance weights and updates, from a real run's own log.
+
+    python benchmarks/iteration.py [--ranks 2] [--pairs-per-rank 7] [--preset paper-ant-512] [--iw-updates 5]
+
+Trains the paper's Ant with 512 hidden units for a few iterations under mpirun, with K = 5 (six updates from each
+population) and as few pairs per rank as the paper had: 5,000 on 720 cores are 7. Fewer pairs make the updates, whose
+cost does not depend on them, the larger share. The times are the columns ``time_*`` of the log, means over the ranks;
+the first iteration is left out. Exits with 1 if weights and updates together take more than 3 %, in the median
+over the iterations, of the time in which the ranks work: waiting for one another (idle, comm) is left out of the whole,
+since on a shared machine it is mostly other programs' doing, and would flatter the figure.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from iwes_mpi import open_run
+
+LIMIT = 0.03
+PHASES = ("rollouts", "idle", "weights", "comm", "update", "io")
+
+
+def train(options: argparse.Namespace, run_dir: str) -> None:
+    """Run the training program; its exit code must be 0."""
+    launcher = Path(sys.executable).with_name("mpirun")
+    arguments = {
+        "--preset": options.preset,
+        "--n-pairs": options.ranks * options.pairs_per_rank,
+        "--iw-updates": options.iw_updates,
+        "--n-eval": 0,
+        "--iterations": options.iterations + 1,
+        "--noise-table-size": options.table_size,
+        "--run-dir": run_dir,
+        "--display": "none",
+    }
+    command = [str(launcher) if launcher.exists() else "mpirun", "-n", str(options.ranks)]
+    command += [sys.executable, "-m", "iwes_mpi.train", *(str(x) for pair in arguments.items() for x in pair)]
+    print(" ".join(command), flush=True)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    subprocess.run(command, check=True, timeout=options.timeout, env=os.environ | threads)
+
+
+def main() -> int:
+    """Run, and print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--pairs-per-rank", type=int, default=7)
+    parser.add_argument("--preset", default="paper-ant-512")
+    parser.add_argument("--iw-updates", type=int, default=5)
+    parser.add_argument("--iterations", type=int, default=8, help="that count, after a first one that does not")
+    parser.add_argument("--table-size", type=int, default=250_000_000)
+    parser.add_argument("--timeout", type=float, default=900, help="s")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        train(options, f"{directory}/run")
+        run = open_run(f"{directory}/run")
+        iterations, updates = run.iterations.iloc[1:], run.updates
+    made = iterations["updates"].to_numpy()
+    if (made != options.iw_updates + 1).any():
+        print(f"FAIL  iterations made {made.tolist()} updates, not {options.iw_updates + 1}: nothing to measure")
+        return 1
+    times = iterations[[f"time_{name}" for name in PHASES]].rename(columns=lambda name: name.removeprefix("time_"))
+    total = times.sum(axis=1)
+    steps = iterations["episode_length_mean"] * 2 * options.pairs_per_rank
+    print(f"\n{len(times)} iterations of {steps.median():.0f} environment steps per rank and {made[0]} updates")
+    print(f"  {'':12}{'s, median':>12}{'share':>10}")
+    for name in PHASES:
+        print(f"  {name:12}{times[name].median():12.4f}{(times[name] / total).median():10.2%}")
+    mine = times["weights"] + times["update"]
+    print(
+        f"  one update takes {1e3 * mine.median() / made[0]:.1f} ms; KL of the last one from the population: {updates['kl'].iloc[-1]:.1f}"
+    )
+    share = (mine / (mine + times["rollouts"] + times["io"])).median()
+    passed = share <= LIMIT
+    print(
+        f"\n{'PASS' if passed else 'FAIL'}  weights and updates take {share:.2%} of an iteration's work (at most {LIMIT:.0%})"
+    )
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
