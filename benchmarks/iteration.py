@@ -70,14 +70,14 @@ def main() -> int:
     for name in PHASES:
         print(f"  {name:12}{times[name].median():12.4f}{(times[name] / total).median():10.2%}")
     mine = times["weights"] + times["update"]
+    kl = updates["kl"].iloc[-1]
     print(
-        f"  one update takes {1e3 * mine.median() / made[0]:.1f} ms; KL of the last one from the population: {updates['kl'].iloc[-1]:.1f}"
+        f"  one update takes {1e3 * mine.median() / made[0]:.1f} ms; KL of the last one from the population: {kl:.1f}"
     )
     share = (mine / (mine + times["rollouts"] + times["io"])).median()
     passed = share <= LIMIT
-    print(
-        f"\n{'PASS' if passed else 'FAIL'}  weights and updates take {share:.2%} of an iteration's work (at most {LIMIT:.0%})"
-    )
+    verdict = "PASS" if passed else "FAIL"
+    print(f"\n{verdict}  weights and updates take {share:.2%} of an iteration's work (at most {LIMIT:.0%})")
     return 0 if passed else 1
 
 
