@@ -298,7 +298,7 @@ class StopFlag:
     def _handle(self, number: int, frame: object) -> None:
         if self._requested and number == signal.SIGINT:
             os.write(2, f"iwes_mpi: rank {self._world.rank}: interrupted again, ending at once\n".encode())
-            self._world.abort(128 + number)
+            self._world.abort(1)
         self._requested = True
 
     def pending(self) -> bool:

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,24 +50,35 @@ class Outcome:
     err: str
 
 
-def start(ranks: int, *arguments: str, stdout: int | None = subprocess.PIPE, **extra: str) -> subprocess.Popen[str]:
-    """Start ``mpirun -n ranks python arguments`` in the background."""
-    return subprocess.Popen(
-        command(ranks, *arguments), env=environment(**extra), stdout=stdout, stderr=stdout, text=True,
+@contextmanager
+def started(
+    ranks: int, *arguments: str, output: int = subprocess.PIPE, **extra: str
+) -> Iterator[subprocess.Popen[str]]:
+    """``mpirun -n ranks python arguments`` in the background; killed at the end if it is still running."""
+    process = subprocess.Popen(
+        command(ranks, *arguments), env=environment(**extra), stdout=output, stderr=output, text=True,
         errors="replace", start_new_session=True,
     )  # fmt: skip
+    try:
+        yield process
+    finally:
+        kill_tree(process.pid)
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def run(ranks: int, *arguments: str, timeout: float = 120, **extra: str) -> Outcome:
     """Run ``mpirun -n ranks python arguments``; a run beyond the limit is killed, and fails the test."""
-    process = start(ranks, *arguments, **extra)
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        kill_tree(process.pid)
-        out, err = process.communicate()
-        raise AssertionError(f"still running after {timeout} s: {arguments}\n{out}\n{err}") from None
-    return Outcome(process.returncode, out, err)
+    with started(ranks, *arguments, **extra) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            kill_tree(process.pid)
+            out, err = process.communicate()
+            raise AssertionError(f"still running after {timeout} s: {arguments}\n{out}\n{err}") from None
+        return Outcome(process.returncode, out, err)
 
 
 def train(ranks: int, *arguments: str, timeout: float = 120, **extra: str) -> Outcome:

@@ -125,19 +125,16 @@ def kill_repeatedly(run_dir: Path, settings: list[str], kills: int, seed: int, r
     """
     rng = random.Random(seed)
     for restart in range(20 * kills + 20):
-        process = launch.start(
+        with launch.started(
             rng.choice(ranks), "-m", "iwes_mpi.train", *settings, "--run-dir", str(run_dir), "--resume", "auto",
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
+            output=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
             if restart < kills:
                 deadline = time.monotonic() + rng.uniform(0.2, 3.5)
                 while time.monotonic() < deadline and process.poll() is None:
                     time.sleep(0.01)
                 launch.send(launch.ranks_of(process.pid), signal.SIGKILL)
             code = process.wait(timeout=120)
-        finally:
-            launch.kill_tree(process.pid)
         if code == 0:
             return restart
         assert restart < kills, f"restart {restart} failed with code {code}"

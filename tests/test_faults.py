@@ -1,0 +1,234 @@
+"""What breaks on a cluster: signals, crashes, bad environments, full disks, two jobs. Nothing hangs or is lost."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import launch
+import numpy as np
+import pytest
+from test_training import assert_same_bits
+
+from iwes_mpi import open_run
+from iwes_mpi.checkpoint import CURRENT
+
+pytestmark = pytest.mark.mpi
+
+TOLD = 10.0  # s within which a failure must end all ranks
+
+
+def faulty(fault: str, **options: object) -> list[str]:
+    """Settings of a small run whose environment does `fault`."""
+    import json
+
+    kwargs = json.dumps({"fault": fault, **options})
+    return [*launch.SMALL, "--env-id", "environments:Faulty-v0", "--env-kwargs", kwargs, "--min-env-steps", "0"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("raise", "ArithmeticError: the environment gave up"),
+        ("other shape", "gave an observation of shape (4,)"),
+        ("exit", "SystemExit"),
+        ("segfault", "Segmentation fault"),
+        ("kill", ""),
+    ],
+)
+def test_a_failing_rank_ends_all(fault: str, said: str, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    # The other ranks' episodes are endless for this test's purposes: they must be ended, not waited for.
+    outcome = launch.train(3, *faulty(fault, rank=1), "--iterations", "none", "--run-dir", str(tmp_path), timeout=60)
+    assert outcome.code not in (0, 2, 75)
+    assert time.monotonic() - begin < 20 + TOLD
+    assert said in outcome.err
+    if fault in ("raise", "other shape", "exit"):
+        assert outcome.err.count("iwes_mpi: rank 1 of 3 failed:") == 1
+        assert outcome.err.count("Traceback (most recent call last)") == 1
+
+
+@pytest.mark.parametrize("fault", ["nan reward", "infinite reward", "nan observation", "infinite observation"])
+def test_invalid_episodes_are_counted_and_never_reach_theta(fault: str, tmp_path: Path) -> None:
+    outcome = launch.train(2, *faulty(fault, share=0.5), "--run-dir", str(tmp_path / "run"))
+    assert outcome.code == 0, outcome.err
+    run = open_run(tmp_path / "run")
+    assert np.isfinite(run.theta).all()
+    assert (run.iterations["invalid_episodes"] > 0).all()
+    assert np.isfinite(run.iterations[["return_mean", "return_min", "theta_norm"]]).all(axis=None)
+
+
+def test_a_population_without_valid_episodes_leaves_theta_alone(tmp_path: Path) -> None:
+    outcome = launch.train(2, *faulty("nan reward"), "--run-dir", str(tmp_path / "run"))
+    assert outcome.code == 0, outcome.err
+    iterations = open_run(tmp_path / "run").iterations
+    assert (iterations["updates"] == 0).all()
+    assert iterations["theta_digest"].nunique() == 1
+
+
+def test_endless_episodes_end_at_the_time_limit(tmp_path: Path) -> None:
+    outcome = launch.train(2, *faulty("endless"), "--max-episode-steps", "70", "--run-dir", str(tmp_path / "run"))
+    assert outcome.code == 0, outcome.err
+    assert open_run(tmp_path / "run").iterations["episode_length_mean"].iloc[0] == 70
+
+
+def test_an_environment_that_prints_megabytes_stops_nothing(tmp_path: Path) -> None:
+    outcome = launch.train(2, *faulty("print"), "--iterations", "1", "--run-dir", str(tmp_path / "run"))
+    assert outcome.code == 0, outcome.err[-2000:]
+    assert len(outcome.out) > 20_000_000
+
+
+# -- signals -------------------------------------------------------------------------------------------------
+
+# Episodes of about a second in populations of half a minute: a signal meets a population in its middle.
+SLOW = [
+    *("--env-id", "environments:Drift-v0", "--env-kwargs", '{"sleep": 0.03}', "--hidden-sizes", "--n-pairs", "20"),
+    *("--min-env-steps", "0", "--n-eval", "0", "--noise-table-size", "20000", "--iterations", "2"),
+]
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], limit: float = 60.0) -> None:
+    deadline = time.monotonic() + limit
+    while not path.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("number", "rank"), [(signal.SIGTERM, 0), (signal.SIGINT, 1), (signal.SIGUSR1, 2)], ids=["TERM", "INT", "USR1"]
+)
+def test_a_signal_to_one_rank_stops_all_in_the_middle_of_a_population(number: int, rank: int, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with launch.started(
+        3, "-m", "iwes_mpi.train", *SLOW, "--run-dir", str(run_dir), MPIR_CVAR_NUM_CLIQUES="2"
+    ) as process:
+        wait_for(run_dir / CURRENT, process)
+        time.sleep(1.5)
+        ranks = sorted(launch.ranks_of(process.pid))
+        assert len(ranks) == 3
+        begin = time.monotonic()
+        os.kill(ranks[rank], number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 75, err
+        assert time.monotonic() - begin < 60 * 0.03 + 5
+    # The unfinished population is dropped, and is the same on resume.
+    faster = ["--resume", "--run-dir", str(run_dir)]
+    assert launch.train(3, *faster, timeout=200).code == 0
+    assert launch.train(2, *SLOW, "--run-dir", str(tmp_path / "whole"), timeout=200).code == 0
+    assert_same_bits(run_dir, tmp_path / "whole")
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    slower = [*SLOW, "--env-kwargs", '{"sleep": 1.0}']
+    with launch.started(2, "-m", "iwes_mpi.train", *slower, "--run-dir", str(tmp_path / "run")) as process:
+        wait_for(tmp_path / "run" / CURRENT, process)
+        time.sleep(1.5)
+        begin = time.monotonic()
+        for _ in range(2):
+            launch.send(launch.ranks_of(process.pid), signal.SIGINT)
+            time.sleep(0.5)
+        _, err = process.communicate(timeout=60)
+        assert time.monotonic() - begin < TOLD  # episodes last up to a minute
+        assert process.returncode not in (0, 2, 75)
+        assert "interrupted again" in err
+
+
+# -- the run directory -----------------------------------------------------------------------------------------
+
+
+def test_two_jobs_on_one_directory(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with launch.started(2, "-m", "iwes_mpi.train", *SLOW, "--run-dir", str(run_dir)) as first:
+        wait_for(run_dir / CURRENT, first)
+        second = launch.train(2, "--resume", "--run-dir", str(run_dir))
+        assert second.code == 2
+        assert f"--run-dir: {run_dir} is in use by process" in second.err
+        launch.send(launch.ranks_of(first.pid), signal.SIGKILL)
+        first.wait(timeout=30)
+        third = launch.train(2, "--resume", "--run-dir", str(run_dir), timeout=200)
+        assert third.code == 0, third.err  # the dead job's lock is gone
+
+
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_used(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    assert launch.train(2, *launch.SMALL, "--run-dir", str(tmp_path / "whole")).code == 0
+    half = [*launch.SMALL, "--iterations", "2", "--checkpoint-every", "1"]
+    assert launch.train(2, *half, "--run-dir", str(run_dir)).code == 0
+    current = run_dir / CURRENT
+    current.write_bytes(current.read_bytes()[:-100])
+    (run_dir / "log.h5").write_bytes(b"lost too")
+    outcome = launch.train(2, "--resume", "--run-dir", str(run_dir), "--iterations", "4")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("checkpoint.h5 is damaged: its checksum does not match; using checkpoint-previous.h5") == 1
+    assert outcome.out.count("log.h5 cannot be read") == 1
+    assert_same_bits(run_dir, tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 8 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_disk_that_cannot_be_written(trouble: str, small_disk: Path, tmp_path: Path) -> None:
+    run_dir = small_disk / "run"
+    settings = [*launch.SMALL, "--min-env-steps", "0", "--checkpoint-every", "1"]
+    with launch.started(
+        2, "-m", "iwes_mpi.train", *settings, "--iterations", "none", "--display", "none", "--run-dir", str(run_dir)
+    ) as process:
+        wait_for(run_dir / "checkpoint-previous.h5", process)
+        if trouble == "full":
+            with open(small_disk / "ballast", "wb") as ballast, pytest.raises(OSError, match="No space"):  # noqa: PT012
+                while True:
+                    ballast.write(bytes(1 << 16))
+                    ballast.flush()
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=False, capture_output=True)
+            if os.access(small_disk, os.W_OK):  # busy: a file is open for writing
+                subprocess.run(["mount", "-o", "remount,size=4k", str(small_disk)], check=False, capture_output=True)
+                pytest.skip("the file system cannot be made read-only while a file is open")
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 74, err
+    told = [line for line in err.splitlines() if "iwes_mpi" in line]
+    assert len(told) == 1, err
+    assert str(run_dir) in told[0]
+    assert "Traceback" not in err
+
+    kept = open_run(run_dir)
+    reached = kept.checkpoint.state.iteration
+    assert len(kept.iterations) >= reached > 0
+    (small_disk / "ballast").unlink(missing_ok=True)
+    limit = ["--iterations", str(reached + 3)]
+    resumed = launch.train(2, "--resume", "--run-dir", str(run_dir), *limit)
+    assert resumed.code == 0, resumed.err
+    whole = launch.train(2, *settings, *limit, "--run-dir", str(tmp_path / "whole"))
+    assert whole.code == 0, whole.err
+    assert_same_bits(run_dir, tmp_path / "whole")
+
+
+def test_no_file_outside_the_run_directory(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    here = Path.cwd()
+    os.chdir(work)
+    try:
+        outcome = launch.train(2, *launch.SMALL, "--env-id", "Hopper-v5", "--min-env-steps", "0", "--run-dir", "run")
+    finally:
+        os.chdir(here)
+    assert outcome.code == 0, outcome.err
+    assert [path.name for path in work.iterdir()] == ["run"]
+    shutil.rmtree(work)
