@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from iwes_mpi import compile_cache, jit, kernels
+from iwes_mpi import compile_cache, jit, kernels, optimizers
 from iwes_mpi.config import Config
 from iwes_mpi.es import GradientEstimator, Phases
 from iwes_mpi.mpi import World, alone
@@ -67,4 +67,5 @@ def rehearse(config: Config, runner: EpisodeRunner) -> None:
     starts, utilities = np.zeros(1, dtype=np.int64), np.array([[0.5, -0.5]])
     for delta in (np.zeros(d), np.full(d, 0.1 / np.sqrt(d))):
         estimator.estimate(starts, utilities, delta, kernels.sum_squares(delta))
+    optimizers.adam(optimizers.initial_state(d), theta, config.learning_rate)
     kernels.norm(theta)

@@ -1,7 +1,10 @@
 """Episodes of any Gymnasium environment with a flat Box observation and a Box or Discrete action space."""
 
 import importlib
+import importlib.util
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -46,6 +49,7 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
         arguments["render_mode"] = render_mode
     try:
         if isinstance(spec.entry_point, str):
+            _name_glfw_library()
             load_env_creator(spec.entry_point)  # imports what it needs, so that MuJoCo is silenced before it speaks
         _silence_mujoco()
         env = gymnasium.make(config.env_id, disable_env_checker=True, **arguments)
@@ -58,6 +62,19 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
         env.close()
         raise
     return env
+
+
+def _name_glfw_library() -> None:
+    """Tell glfw, which Gymnasium's MuJoCo tasks import, where the library is that it brings along.
+
+    It would start another Python process on every rank to ask the library for its version.
+    """
+    spec = None if "glfw" in sys.modules else importlib.util.find_spec("glfw")
+    if spec is not None and spec.origin is not None:
+        session = "wayland" if os.environ.get("XDG_SESSION_TYPE") == "wayland" else "x11"
+        library = Path(spec.origin).parent / session / "libglfw.so"
+        if library.is_file():
+            os.environ.setdefault("PYGLFW_LIBRARY", str(library))
 
 
 def _silence_mujoco() -> None:
