@@ -41,11 +41,11 @@ def open_log(run_dir: Path, config: Config) -> runlog.LogWriter:
     return runlog.LogWriter(run_dir / runlog.LOG, attrs)
 
 
-def make_run(run_dir: Path, iterations: int, **settings: Any) -> Path:
-    """A closed log of `iterations` iterations; returns the run directory."""
+def make_run(run_dir: Path, n_rows: int, /, **settings: Any) -> Path:
+    """A closed log of `n_rows` iterations; returns the run directory."""
     config = Config(**settings)
     log = open_log(run_dir, config)
-    for iteration in range(iterations):
+    for iteration in range(n_rows):
         log.append(*rows(config, iteration), NO_POPULATION)
     log.close()
     return run_dir
