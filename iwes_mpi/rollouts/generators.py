@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
+from numba.np.random.generator_core import next_uint64
 
 from iwes_mpi.jit import kernel
 
@@ -80,6 +81,12 @@ _MULT_HIGH, _MULT_LOW = np.uint64(0x2360ED051FC65DA4), np.uint64(0x4385DF649FCCF
 _U0, _U1, _U16, _U32_BITS = np.uint64(0), np.uint64(1), np.uint64(16), np.uint64(32)
 
 exact = kernel(contract=False)
+
+
+@exact
+def draw_seed(rng):
+    """``rng.integers(2**63)``: what NumPy makes of one 64-bit draw when the bound is a power of two."""
+    return next_uint64(rng.bit_generator) >> _U1
 
 
 @exact
@@ -167,18 +174,12 @@ def seed_pcg64(bitgen, seed, scratch):
     _set_word_at(state, 1, _U0)
 
 
-def seeding_works() -> bool:
-    """Whether `seed_pcg64` finds NumPy's PCG64 laid out in memory as it expects."""
-    rng = np.random.Generator(np.random.PCG64(1))
-    scratch = np.zeros(8, dtype=np.uint64)
-    for seed in (0, 5, 2**32 - 1, 2**63 - 1):
-        # The generator's own words must be where they are looked for before any is overwritten
-        state = rng.bit_generator.state["state"]
-        expected = [state["state"] & 2**64 - 1, state["state"] >> 64, state["inc"] & 2**64 - 1, state["inc"] >> 64]
-        where = ctypes.c_uint64.from_address(ctypes.c_uint64.from_address(address(rng)).value).value
-        if list((ctypes.c_uint64 * 4).from_address(where)) != expected:
-            return False
-        seed_pcg64(address(rng), np.uint64(seed), scratch)
-        if rng.bit_generator.state != np.random.PCG64(seed).state:
-            return False
-    return True
+def numpy_is_known() -> bool:
+    """Whether this version of NumPy keeps a PCG64 in memory, and draws integers, as is taken for granted here."""
+    rng = np.random.Generator(np.random.PCG64(3))
+    state = rng.bit_generator.state["state"]
+    expected = [state["state"] & 2**64 - 1, state["state"] >> 64, state["inc"] & 2**64 - 1, state["inc"] >> 64]
+    start = ctypes.c_uint64.from_address(ctypes.c_uint64.from_address(address(rng)).value).value
+    if list((ctypes.c_uint64 * 4).from_address(start)) != expected:
+        return False
+    return int(rng.integers(2**63)) == np.random.PCG64(3).random_raw() >> 1

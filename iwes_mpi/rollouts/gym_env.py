@@ -1,6 +1,7 @@
 """Episodes of any Gymnasium environment with a flat Box observation and a Box or Discrete action space."""
 
 import importlib
+import warnings
 import importlib.util
 import os
 import sys
@@ -52,7 +53,9 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
             _name_glfw_library()
             load_env_creator(spec.entry_point)  # imports what it needs, so that MuJoCo is silenced before it speaks
         _silence_mujoco()
-        env = gymnasium.make(config.env_id, disable_env_checker=True, **arguments)
+        with warnings.catch_warnings():  # "out of date" would be said once per rank; the paper's Ant is meant to be v4
+            warnings.simplefilter("ignore", DeprecationWarning)
+            env = gymnasium.make(config.env_id, disable_env_checker=True, **arguments)
     except Exception as error:
         setting = "--env-kwargs" if config.env_kwargs else "--env-id"
         raise ConfigError(setting, f"{config.env_id} cannot be made: {type(error).__name__}: {error}") from error
