@@ -1,0 +1,213 @@
+"""Steps per second of native rollouts against bare MuJoCo and against Gymnasium; the policy against memory bandwidth.
+
+    python benchmarks/rollouts.py [--tasks Ant-v5 Hopper-v5 …] [--hidden 64 64] [--rounds 15]
+    python benchmarks/rollouts.py --policy
+
+A round runs the same episodes in turn (1) natively, from the task to its return, reset and normalisation, policy,
+noise and reward included; (2) as a replay of the same controls from the same states in compiled code that does
+nothing but set ``data.ctrl`` and call ``mj_step`` frame_skip times, with neither reset nor
+``mj_rnePostConstraint``; (3) through Gymnasium. Times are CPU time, so that other processes hardly count. Shown are
+medians over the rounds of each round's own ratio.
+"""
+
+import argparse
+import time
+from statistics import median
+
+import mujoco
+import numba
+import numpy as np
+
+from iwes_mpi import obs_stats, policy
+from iwes_mpi.config import Config
+from iwes_mpi.rollouts import EpisodeTask, open_runner
+from iwes_mpi.rollouts.native import mj_rnePostConstraint, mj_step
+from iwes_mpi.seeding import Stream, generator
+
+TASKS = {
+    "Ant-v5": {},
+    "Ant-v4": {"use_contact_forces": True},
+    "Humanoid-v5": {},
+    "HumanoidStandup-v5": {},
+    "Hopper-v5": {},
+    "Walker2d-v5": {},
+    "HalfCheetah-v5": {},
+    "Swimmer-v5": {},
+    "Pusher-v5": {},
+    "Reacher-v5": {},
+    "InvertedPendulum-v5": {},
+    "InvertedDoublePendulum-v5": {},
+}
+HEAVY = ("Ant-v5", "Ant-v4", "Humanoid-v5", "HumanoidStandup-v5")
+
+
+@numba.njit(nogil=True)
+def replay(model, data, frame_skip, ctrl, controls, contact_forces):
+    """Step through recorded controls, shape (steps, nu), and do nothing else."""
+    for t in range(controls.shape[0]):
+        for j in range(ctrl.shape[0]):
+            ctrl[j] = controls[t, j]
+        for _ in range(frame_skip):
+            mj_step(model, data)
+        if contact_forces:
+            mj_rnePostConstraint(model, data)
+
+
+class Recorder:
+    """Stands before a Gymnasium environment and keeps the start state and the actions of an episode."""
+
+    def __init__(self, env):
+        self._env, self.unwrapped = env, env.unwrapped
+
+    def reset(self, **arguments):
+        """Reset and note the start state."""
+        result = self._env.reset(**arguments)
+        data = self.unwrapped.data
+        self.start, self.actions = (data.qpos.copy(), data.qvel.copy()), []
+        return result
+
+    def step(self, action):
+        """Step and note the action."""
+        self.actions.append(action)
+        return self._env.step(action)
+
+
+def make_tasks(config, network, steps):
+    """Episodes of random policies, and how many make about so many environment steps: a list of task factories."""
+    rng = np.random.default_rng(0)
+    normaliser = obs_stats.initial_stats(int(network.sizes[0])).normaliser()
+
+    def factory(sample):
+        theta = policy.empty_parameters(network.n_parameters)
+        theta[:] = policy.initial_parameters(network, rng)
+        return lambda: EpisodeTask(
+            theta, normaliser, generator(0, Stream.POPULATION_EPISODE, 0, sample), config.action_noise, False
+        )
+
+    runner = open_runner(config)
+    tasks, total = [], 0
+    while total < steps:
+        tasks.append(factory(len(tasks)))
+        total += runner.run(tasks[-1]()).length
+    return tasks, total
+
+
+def compare(env_id, env_kwargs, hidden, rounds, steps):
+    """One line of the table."""
+    settings = {"env_id": env_id, "env_kwargs": env_kwargs, "hidden_sizes": hidden}
+    native = open_runner(Config(**settings, rollouts="native"))
+    through = open_runner(Config(**settings, rollouts="gymnasium"))
+    tasks, total = make_tasks(Config(**settings), native.network, steps)
+
+    inner = through.env.unwrapped
+    through.env, env = Recorder(through.env), through.env
+    recordings = []
+    for task in tasks:
+        through.run(task())
+        recordings.append((*through.env.start, np.array(through.env.actions)))
+    through.env = env
+    model, data = inner.model, inner.data
+
+    def replay_all(contact_forces):
+        seconds = 0.0
+        for qpos, qvel, actions in recordings:
+            mujoco.mj_resetData(model, data)
+            data.qpos[:], data.qvel[:] = qpos, qvel
+            mujoco.mj_forward(model, data)
+            begin = time.process_time()
+            replay(model._address, data._address, inner.frame_skip, data.ctrl, actions, contact_forces)
+            seconds += time.process_time() - begin
+        return seconds
+
+    def run_all(runner):
+        begin = time.process_time()
+        for task in tasks:
+            runner.run(task())
+        return time.process_time() - begin
+
+    times = []
+    for _ in range(rounds + 1):  # the first compiles
+        times.append((run_all(native), replay_all(False), replay_all(True), run_all(through)))
+    times = times[1:]
+    native.close()
+    through.close()
+    speed = total / median(t[0] for t in times)
+    return (
+        f"{env_id:26s}{native.network.n_parameters:9d}{total / len(tasks):9.0f}{speed:11.0f}"
+        f"{median(t[1] / t[0] for t in times):9.3f}{median(t[2] / t[0] for t in times):9.3f}"
+        f"{median(t[3] / t[0] for t in times):10.2f}"
+    )
+
+
+@numba.njit(nogil=True)
+def repeat_act(n, sizes, theta, normaliser, clip, scratch, obs, out):
+    """The policy n times over."""
+    good = True
+    for _ in range(n):
+        good &= policy.act(sizes, theta, normaliser, clip, scratch, obs, out)
+    return good
+
+
+@numba.njit(nogil=True, fastmath=True)
+def read(n, values):
+    """Sum a float32 vector n times over: nothing but reading, sixteen accumulators wide and more."""
+    total = np.float32(0)
+    for k in range(n):
+        part = np.float32(k)
+        for i in range(values.shape[0]):
+            part += values[i]
+        total += part
+    return total
+
+
+def compare_policy(obs_size, action_size, hidden, rounds):
+    """The policy's speed against reading its parameters: one line."""
+    network = policy.layout(obs_size, hidden, action_size)
+    rng = np.random.default_rng(0)
+    theta = policy.empty_parameters(network.n_parameters)
+    theta[:] = policy.initial_parameters(network, rng)
+    normaliser = obs_stats.initial_stats(obs_size).normaliser()
+    arguments = (
+        network.sizes, theta, normaliser, 5.0, network.scratch(), rng.standard_normal(obs_size),
+        np.zeros(action_size, dtype=np.float32),
+    )  # fmt: skip
+    n = max(1, 20_000_000 // theta.size)
+    times = []
+    for _ in range(rounds + 1):
+        begin = time.process_time()
+        repeat_act(n, *arguments)
+        middle = time.process_time()
+        read(n, theta)
+        times.append((middle - begin, time.process_time() - middle))
+    times = times[1:]
+    act = median(t[0] for t in times) / n
+    return (
+        f"{obs_size:4d} -> {' '.join(map(str, hidden)):10s} -> {action_size:3d}{theta.size:10d}{1e6 * act:10.2f}"
+        f"{theta.nbytes / act / 1e9:10.1f}{median(t[1] / t[0] for t in times):10.2f}"
+    )
+
+
+def main():
+    """Parse and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS), metavar="ID")
+    parser.add_argument("--hidden", nargs="*", type=int, default=[64, 64], metavar="N")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=4000, help="environment steps a round, at least")
+    parser.add_argument("--policy", action="store_true", help="the policy alone, against reading its parameters")
+    arguments = parser.parse_args()
+    if arguments.policy:
+        print("network                        d    us/step      GB/s  of read bandwidth")
+        for obs_size, action_size in ((17, 6), (111, 8), (348, 17)):
+            for units in (64, 256, 512):
+                print(compare_policy(obs_size, action_size, (units, units), arguments.rounds), flush=True)
+        return
+    print("task                              d   length    steps/s  of bare  of bare   times")
+    print("                                            natively  mj_step  + rnePC.  Gymnasium")
+    for env_id in arguments.tasks:
+        steps = arguments.steps // 4 if env_id in HEAVY else arguments.steps
+        print(compare(env_id, TASKS[env_id], tuple(arguments.hidden), arguments.rounds, steps), flush=True)
+
+
+if __name__ == "__main__":
+    main()
