@@ -246,7 +246,7 @@ class Config:
         "dynamic",
         "who runs which episode: the ranks of a node take the next one when they are free, or each has a fixed share",
     )
-    run_dir: str | None = _housekeeping(None, "directory of the run (default: runs/ENV-seedS-DATE-TIME)")
+    run_dir: str | None = _housekeeping(None, "directory of the run (default: runs/ENV-seedS-DATE-TIME)", _not_empty)
     checkpoint_every: int = _housekeeping(
         0, "write a checkpoint every so many iterations (0: by time only)", _count, "iterations"
     )
@@ -306,7 +306,10 @@ class Config:
     @classmethod
     def from_json(cls, text: str) -> "Config":
         """The inverse of `to_json`."""
-        return cls.from_dict(json.loads(text))
+        settings = json.loads(text)
+        if not isinstance(settings, dict):
+            raise ConfigError("configuration", "is not a JSON object")
+        return cls.from_dict(settings)
 
     def differences(self, other: "Config") -> list[str]:
         """Names of the settings that change results and differ between the two configurations."""
@@ -371,7 +374,7 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
         try:
             value = json.loads(value)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ConfigError(flag(name), f"is not valid JSON ({error}): {value}") from None
+            raise ConfigError(flag(name), f"is not valid JSON ({error}): {value[:60]}") from None
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return value
     raise ConfigError(flag(name), f'must be a JSON object such as {{"key": 1}}, got {value!r}')
@@ -437,6 +440,13 @@ class Request:
         """The run's configuration: what was asked for, over `recorded` (a run being resumed) or the defaults."""
         base = {} if recorded is None else {f.name: getattr(recorded, f.name) for f in dataclasses.fields(recorded)}
         return Config(**(base | self.settings))
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps names such as paper-ant-512 in one piece."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -525,7 +535,7 @@ def build_parser() -> argparse.ArgumentParser:
         usage="mpirun -n RANKS python -m iwes_mpi.train [--preset NAME] [--config FILE] [settings]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )

@@ -142,7 +142,7 @@ class GradientEstimator:
                 r2,
             )
             log_c = np.zeros((starts[mine].size, 2))
-        reference = 0.0  # a weight clipped at 1 cannot exceed it
+        reference = min(0.0, self._log_clip)  # no weight exceeds it at the centre, nor anywhere if clipped at 1
         weigh = r2 > 0.0  # before the first step every log weight is exactly 0
         if weigh and self._log_clip != 0.0:
             with phases("weights"):

@@ -54,6 +54,7 @@ LINES = {
     "--min-env-steps -1": "--min-env-steps",
     "--max-episode-steps 0": "--max-episode-steps",
     "--pairs 5": "--pairs",
+    "--run-dir=": "--run-dir",
     "stray": "stray",
     "--preset nonsense": "--preset",
     "--config /does/not/exist.toml": "--config",
@@ -95,11 +96,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, li
 
     def add(name: str, setting: str, arguments: list[str], run_dir: Path | None = None) -> None:
         where = run_dir or root / f"run{len(cases)}"
-        cases[name] = (
-            setting,
-            [*arguments, *(["--run-dir", str(where)] if "--resume" != arguments[-1] else [])],
-            where,
-        )
+        placed = [] if arguments[-1] == "--resume" else ["--run-dir", str(where)]  # to resume it must be named
+        cases[name] = (setting, [*arguments, *placed], where)
 
     for line, setting in LINES.items():
         add(line, setting, [*small, *line.split()])
