@@ -150,7 +150,8 @@ def _summary(run_dir: Path, state: "State", last: "Report | None", code: int) ->
     from iwes_mpi.console import clock
 
     verb = "Finished" if code == FINISHED else "Stopped early, with a checkpoint"
-    reached = f", evaluation median {last.iteration['eval_return_median']:.1f}" if last else ""
+    scored = last is not None and last.iteration["eval_episodes"] > 0
+    reached = f", evaluation median {last.iteration['eval_return_median']:.1f}" if last and scored else ""
     python = sys.executable if " " not in sys.executable else "python"
     python = os.path.relpath(python) if python.startswith(os.getcwd() + os.sep) else "python"
     return (

@@ -96,7 +96,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, li
 
     def add(name: str, setting: str, arguments: list[str], run_dir: Path | None = None) -> None:
         where = run_dir or root / f"run{len(cases)}"
-        placed = [] if arguments[-1] == "--resume" else ["--run-dir", str(where)]  # to resume it must be named
+        placed = (
+            [] if arguments[-1] in ("--resume", "--run-dir=") else ["--run-dir", str(where)]
+        )  # to resume it must be named
         cases[name] = (setting, [*arguments, *placed], where)
 
     for line, setting in LINES.items():

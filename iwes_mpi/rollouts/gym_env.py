@@ -1,10 +1,10 @@
 """Episodes of any Gymnasium environment with a flat Box observation and a Box or Discrete action space."""
 
 import importlib
-import warnings
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
