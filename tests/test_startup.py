@@ -1,0 +1,165 @@
+"""Starting on many ranks: compiled code is kept, written once, loaded by the others, and never a reason to fail."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import launch
+import pytest
+
+from iwes_mpi import compile_cache, open_run
+
+pytestmark = pytest.mark.mpi
+
+LITTLE = [*launch.SMALL, "--env-id", "Hopper-v5", "--n-pairs", "3", "--min-env-steps", "0", "--iterations", "2"]
+# Run by each rank: appends a line to $WRITES for every function it compiles, and every file it puts into a cache.
+WATCH = """
+import os
+from numba.core.caching import IndexDataCacheFile
+from iwes_mpi.compile_cache import OnceOnly
+def compiled(self, sig, data, original=OnceOnly.save_overload):
+    with open(os.environ["WRITES"], "a") as log:
+        log.write(f"{os.getpid()} compiled {self._py_func.__name__}\\n")
+    return original(self, sig, data)
+OnceOnly.save_overload = compiled
+def watched(name):
+    original = getattr(IndexDataCacheFile, name)
+    def save(self, *arguments):
+        with open(os.environ["WRITES"], "a") as log:
+            target = self._index_path if name == "_save_index" else self._data_path(arguments[0])
+            log.write(f"{os.getpid()} {name} {target} {len(arguments[0])}\\n")
+        return original(self, *arguments)
+    setattr(IndexDataCacheFile, name, save)
+for name in ("_save_index", "_save_data"):
+    watched(name)
+import runpy
+runpy.run_module("iwes_mpi.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def watched_run(ranks: int, run_dir: Path, writes: Path, cache: Path, *extra: str, **variables: str) -> list[list[str]]:
+    """A training run; returns a (process, kind, file, …) for each file that was written into a Numba cache."""
+    script = run_dir.parent / "watched.py"
+    script.write_text(WATCH)
+    writes.write_text("")
+    outcome = launch.run(
+        ranks, str(script), *LITTLE, *extra, "--run-dir", str(run_dir), timeout=280,
+        NUMBA_CACHE_DIR=str(cache), WRITES=str(writes), **variables,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    return [line.split() for line in writes.read_text().splitlines()]
+
+
+def digests(run_dir: Path) -> list[int]:
+    return open_run(run_dir).iterations["theta_digest"].to_list()
+
+
+DRIFT = ["--env-id", "environments:Drift-v0"]
+
+
+def written(found: list[list[str]]) -> list[str]:
+    return [line[2] for line in found if line[1] == "_save_data"]
+
+
+def test_one_rank_compiles_all_that_a_run_needs_and_writes_it_once(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    options = ["--clip", "3", "--weight-kernel", "precomputed", "--obs-stat-probability", "0.5"]
+    first = watched_run(3, tmp_path / "first", tmp_path / "writes", cache, *options)
+    assert len(written(first)) > 10, "the test sees no writes"
+    assert len(written(first)) == len(set(written(first))), "a file was written twice"
+    compilers = {line[0] for line in first}
+    assert len(compilers) == 1, f"compiled by other ranks too: {[line for line in first if line[0] != first[0][0]]}"
+    # Two nodes that share the cache, as MPICH can pretend: loaded by all, written by none.
+    again = watched_run(4, tmp_path / "again", tmp_path / "writes", cache, *options, MPIR_CVAR_NUM_CLIQUES="2")
+    assert again == []
+    assert digests(tmp_path / "again") == digests(tmp_path / "first")
+
+
+@pytest.fixture(scope="module")
+def drift(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
+    """A folder with a ``run`` on two nodes that began with one empty ``cache``, and what was written then."""
+    folder = tmp_path_factory.mktemp("drift")
+    found = watched_run(
+        4, folder / "run", folder / "writes", folder / "cache", *DRIFT, MPIR_CVAR_NUM_CLIQUES="2"
+    )  # fmt: skip
+    return folder, found
+
+
+def test_two_nodes_with_one_new_cache_write_each_file_once(drift: tuple[Path, list[list[str]]]) -> None:
+    data = written(drift[1])
+    assert len(data) == len(set(data)) > 5
+    assert len({line[0] for line in drift[1]}) == 1, "the second node compiled too"
+    assert all(path.is_file() for path in map(Path, data))
+
+
+def test_no_cache_is_no_error_and_the_same_bits(drift: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+    """NUMBA_CACHE_DIR and the folder for temporary files are files: no directory can be made, not even by root."""
+    blocked = tmp_path / "file"
+    blocked.touch()
+    (tmp_path / "sitecustomize.py").write_text(f"import tempfile; tempfile.tempdir = {str(blocked)!r}\n")
+    path = os.pathsep.join([str(tmp_path), str(launch.TESTS)])
+    found = watched_run(2, tmp_path / "run", tmp_path / "writes", blocked / "cache", *DRIFT, PYTHONPATH=path)
+    assert written(found) == []
+    assert digests(tmp_path / "run") == digests(drift[0] / "run")
+
+
+def test_damaged_files_are_compiled_anew(drift: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(drift[0] / "cache", cache)
+    files = sorted(cache.rglob("*.nb[ic]"))
+    assert len(files) > 10
+    for number, path in enumerate(files):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if number % 2 else b"")
+    for run in ("first", "second"):
+        found = watched_run(1, tmp_path / run, tmp_path / "writes", cache, *DRIFT)
+        assert digests(tmp_path / run) == digests(drift[0] / "run")
+    assert found == [], "not repaired"
+
+
+def test_the_directory_is_private_and_named_by_what_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    directory = compile_cache.find_directory("")
+    assert directory is not None
+    assert directory.parent.parent == tmp_path
+    assert directory.name == f"iwes_mpi-{compile_cache.key()}"
+    assert directory.parent.stat().st_mode & 0o077 == 0
+    assert compile_cache.find_directory(str(tmp_path / "mine")) == tmp_path / "mine" / directory.name
+    directory.parent.chmod(0o777)  # others could put code of theirs into it
+    assert compile_cache.find_directory("") is None
+    assert compile_cache.find_directory("/dev/null/x") is None
+    before = compile_cache.key()
+    monkeypatch.setattr(compile_cache, "__version__", "other")
+    assert compile_cache.key() != before
+
+
+def test_the_key_follows_every_source_that_compiles() -> None:
+    package = Path(compile_cache.__file__).parent
+    compiling = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(r"^@(kernel|strict|exact|intrinsic|overload)|njit", path.read_text(), re.MULTILINE)
+    }
+    assert compiling >= {"kernels.py", "policy.py", "obs_stats.py", "rollouts/native.py", "rollouts/tasks.py"}
+    for name in compiling:
+        assert compile_cache._COMPILES.search((package / name).read_bytes()), name
+
+
+def test_other_ranks_import_no_more_than_they_need(tmp_path: Path) -> None:
+    script = tmp_path / "modules.py"
+    script.write_text(
+        "import atexit, os, sys\n"
+        "rank = os.environ.get('PMI_RANK', os.environ.get('OMPI_COMM_WORLD_RANK'))\n"
+        f"atexit.register(lambda: open(f'{tmp_path}/{{rank}}.txt', 'w').write('\\n'.join(sys.modules)))\n"
+        "import runpy\n"
+        "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
+    )
+    outcome = launch.run(2, str(script), *launch.SMALL, "--run-dir", str(tmp_path / "run"))
+    assert outcome.code == 0, outcome.err
+    root, other = ((tmp_path / f"{rank}.txt").read_text().split() for rank in (0, 1))
+    assert "h5py" in root
+    assert not {"h5py", "pandas", "rich", "matplotlib", "mujoco", "iwes_mpi.runlog", "iwes_mpi.console"} & set(other)
+    assert not {"pandas", "rich", "matplotlib", "mujoco"} & set(root)
