@@ -334,7 +334,8 @@ class WorkQueue:
 
     Nodes always take static slices. Under "dynamic" the ranks of a node take single items from a counter in the
     node's shared memory, by an atomic fetch-and-add that involves no other rank; under "static" each rank has a
-    slice of its own. Creating one is collective, and each rank must exhaust every iterator it takes.
+    slice of its own. Creating one is collective. Each rank must exhaust every iterator it takes, and all ranks must
+    have done so before one takes the next: the counter goes on from where they left it.
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ def main(world):
             mine.append(item)
             time.sleep(0.003 * rng.random())
         taken.append(mine)
+        world.barrier()
     found = world.comm.gather((world.node_index, taken))
     if world.is_root:
         print(json.dumps(found))
