@@ -110,7 +110,7 @@ class Job:
         assert found, text
         return found[1]
 
-    def wait(self, *states: str, seconds: float = 60, element: str = "") -> None:
+    def wait(self, *states: str, seconds: float = 120, element: str = "") -> None:
         """Wait until the job is in one of the states."""
         wait_for(lambda: self.field("JobState", element) in states, seconds, f"job {self.id}{element} {states}")
 
@@ -176,7 +176,7 @@ def limited(request: pytest.FixtureRequest) -> Job | None:
     slurm: Slurm = request.getfixturevalue("slurm")
     request.getfixturevalue("expected")  # fills Numba's cache
     limit = ("--time=0:01:00", "--signal=B:USR1@25")
-    return slurm.submit(*limit, TRAIN, *FLAGS, "--iterations", str(ITERATIONS), pause=2 * SLOW)
+    return slurm.submit(*limit, TRAIN, *FLAGS, "--iterations", str(ITERATIONS), pause=2 * SLOW, MAX_STALLS="9")
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
@@ -191,27 +191,40 @@ def test_a_small_run_completes(slurm: Slurm, expected: np.ndarray, launcher: str
     assert job.events()[-1] == "exit 0"
 
 
+def stand_in(folder: Path, code: str) -> str:
+    """What PYTHONPATH must be for `code` to stand for the training program."""
+    (folder / "iwes_mpi").mkdir()
+    (folder / "iwes_mpi/__init__.py").write_text("")
+    (folder / "iwes_mpi/train.py").write_text(code)
+    return str(folder)
+
+
 def test_the_cache_is_on_each_node_and_removed(slurm: Slurm, tmp_path: Path) -> None:
-    # What stands for the training program here tells what it sees.
-    spy = tmp_path / "iwes_mpi"
-    spy.mkdir()
-    (spy / "__init__.py").write_text("")
-    (spy / "train.py").write_text(
+    path = stand_in(
+        tmp_path,
         "import os, pathlib\n"
         "cache = pathlib.Path(os.environ['NUMBA_CACHE_DIR'])\n"
         "cache.mkdir(parents=True, exist_ok=True)\n"
-        "print('SEEN', cache, os.environ['OMP_NUM_THREADS'], os.environ['NUMBA_NUM_THREADS'], flush=True)\n"
+        "print('SEEN', cache, os.environ['OMP_NUM_THREADS'], os.environ['NUMBA_NUM_THREADS'], flush=True)\n",
     )
-    job = slurm.submit(TRAIN, PYTHONPATH=str(tmp_path), NUMBA_CACHE_DIR="", TMPDIR=str(tmp_path / "node"))
+    job = slurm.submit(TRAIN, PYTHONPATH=path, NUMBA_CACHE_DIR="", TMPDIR=str(tmp_path / "node"))
     job.wait("COMPLETED", "FAILED")
     cache = tmp_path / "node" / f"numba-root-{job.id}"
     assert job.output().splitlines() == [f"SEEN {cache} 1 1"] * 2
     assert not cache.exists()
 
 
+def test_any_other_failure_fails_the_job_with_its_code(slurm: Slurm, tmp_path: Path) -> None:
+    job = slurm.submit(TRAIN, PYTHONPATH=stand_in(tmp_path, "raise SystemExit(9)\n"))
+    job.wait("COMPLETED", "FAILED")
+    assert (job.field("JobState"), job.field("ExitCode"), job.field("Restarts")) == ("FAILED", "9:0", "0")
+    assert job.events()[-1] == "exit 9"
+    assert re.search(r"^failed .*exit code 9$", slurm.call(sys.executable, ROOT / "jobs/status.py", job.run_dir), re.M)
+
+
 def test_scancel_then_resubmission_resumes_to_the_same_bits(slurm: Slurm, expected: np.ndarray) -> None:
     job = slurm.submit(TRAIN, *FLAGS, "--iterations", "60", pause=SLOW)
-    wait_for(lambda: job.iterations() >= 3, 60, "three iterations")
+    wait_for(lambda: job.iterations() >= 3, 120, "three iterations")
     status = slurm.call(sys.executable, ROOT / "jobs/status.py", job.run_dir)
     assert re.search(rf"^running .* job {job.id} RUNNING$", status, re.M), status
 
@@ -278,17 +291,17 @@ def test_flags_that_the_script_sets_are_refused(slurm: Slurm, flag: str) -> None
 
 def test_requeues_without_progress_end(slurm: Slurm) -> None:
     job = slurm.submit(TRAIN, *FLAGS, "--iterations", "50", "--max-wall-time", "0.001", MAX_STALLS="1", pause=SLOW)
-    job.wait("COMPLETED", "FAILED", seconds=90)
+    job.wait("COMPLETED", "FAILED")
     assert (job.field("JobState"), job.field("ExitCode"), job.field("Restarts")) == ("FAILED", "75:0", "1")
     assert "no further iteration than 0 after 1 requeues" in job.output()
 
 
-@pytest.mark.timeout(360)
+@pytest.mark.timeout(400)
 def test_three_time_limits_change_no_bit(slurm: Slurm, expected: np.ndarray, limited: Job) -> None:
     wait_for(lambda: int(limited.field("Restarts")) >= 3, 240, "three time limits")
     assert limited.iterations() < ITERATIONS
     limited.pause(0)
-    limited.wait("COMPLETED", "FAILED", seconds=90)
+    limited.wait("COMPLETED", "FAILED")
     np.testing.assert_array_equal(digests(limited.run_dir), expected)
     events = limited.events()
     assert events.count("requeue stopped with a checkpoint") >= 3
@@ -303,13 +316,13 @@ def test_three_time_limits_change_no_bit(slurm: Slurm, expected: np.ndarray, lim
 def test_a_lost_node_costs_no_bit(slurm: Slurm, expected: np.ndarray, node: int, limited: Job) -> None:
     # Node 1 runs the batch shell: there, Slurm itself has to notice and requeue. Node 2 takes only tasks with it.
     job = slurm.submit(TRAIN, *FLAGS, "--iterations", "40", pause=SLOW)
-    wait_for(lambda: job.iterations() >= 3, 60, "three iterations")
+    wait_for(lambda: job.iterations() >= 3, 120, "three iterations")
     subprocess.run([CLUSTER, "kill-node", slurm.cluster, str(node)], check=True, timeout=30)
-    wait_for(lambda: job.field("Restarts") == "1", 90, "the requeue")
+    wait_for(lambda: job.field("Restarts") == "1", 120, "the requeue")
     assert job.iterations() < 40
     job.pause(0)
     subprocess.run([CLUSTER, "start-node", slurm.cluster, str(node)], check=True, timeout=30)
-    job.wait("COMPLETED", "FAILED", seconds=90)
+    job.wait("COMPLETED", "FAILED")
     np.testing.assert_array_equal(digests(job.run_dir), expected[:40])
 
 

@@ -19,12 +19,18 @@ die() {
     exit 1
 }
 
+# Whether the programs are there. (command -v with several names succeeds if any is.)
+installed() {
+    local program
+    for program in slurmctld slurmd srun munged; do
+        command -v "$program" >/dev/null || return 1
+    done
+}
+
 # Debian's service scripts would start daemons on the standard ports, which is not what we want: forbid it.
 install_packages() {
     local policy=/usr/sbin/policy-rc.d
-    if command -v slurmctld slurmd munged srun >/dev/null; then
-        return
-    fi
+    ! installed || return 0
     apt-get update
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -148,7 +154,7 @@ wait_idle() {
 
 start() {
     [ "$(id -u)" = 0 ] || die "needs root"
-    command -v slurmctld slurmd munged >/dev/null || die "slurm-wlm or munge is not installed: cluster.sh install"
+    installed || die "slurm-wlm or munge is not installed: cluster.sh install"
     [ ${#DIR} -le 90 ] || die "the path is too long for a Unix socket: $DIR"
     [ ! -e "$DIR/slurmctld.pid" ] || die "there is a cluster in $DIR already"
     mkdir -p "$DIR/state"
