@@ -1,6 +1,7 @@
-"""``python -m iwes_mpi.evaluate RUN``: score a run's policy with fresh episodes, on any number of ranks."""
+"""``python -m iwes_mpi.evaluate RUN``: score a run's policy with fresh episodes, on any number of ranks; film one."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,9 @@ from iwes_mpi.seeding import MAX_SEED, Stream, generator
 
 if TYPE_CHECKING:
     from iwes_mpi.checkpoint import Checkpoint
+    from iwes_mpi.config import Config
+    from iwes_mpi.film import Studio
+    from iwes_mpi.rollouts import EpisodeTask
 
 
 class Scores(NamedTuple):
@@ -52,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--episodes", type=int, default=30, metavar="N", help="episodes [default 30]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the episodes [default 0]")
     parser.add_argument("--deterministic", action="store_true", help="act without action noise")
+    parser.add_argument("--video", metavar="FILE", help="film the first of the episodes, off screen: .mp4 or .gif")
+    parser.add_argument(
+        "--video-seconds", type=float, metavar="X", help="film only the first so many seconds [default: all]"
+    )
     return parser
 
 
@@ -64,6 +72,11 @@ def _prepare(argv: list[str]) -> "tuple[argparse.Namespace, Checkpoint]":
         raise ConfigError("--episodes", f"must be at least 1, got {options.episodes}")
     if not 0 <= options.seed <= MAX_SEED:
         raise ConfigError("--seed", f"must lie between 0 and 2^64 - 1, got {options.seed}")
+    if options.video_seconds is not None:
+        if not 0 < options.video_seconds < math.inf:
+            raise ConfigError("--video-seconds", f"must be positive and finite, got {options.video_seconds:g}")
+        if options.video is None:
+            raise ConfigError("--video-seconds", "needs --video")
     path = Path(options.run)
     try:
         if not path.exists():
@@ -86,22 +99,52 @@ def score(world: mpi.World, argv: list[str]) -> Scores:
 
     from iwes_mpi.rollouts import EpisodeTask, open_runner
 
+    studio = agree(world, lambda: _open_studio(config, options), on_root=True)
     runner = agree(world, lambda: open_runner(config), on_root=True) or open_runner(config)
     theta, normaliser = state.theta.astype(np.float32), state.obs.normaliser()
     noise = 0.0 if options.deterministic else config.action_noise
+
+    def task(episode: int) -> EpisodeTask:
+        rng = generator(options.seed, Stream.SCORE_EPISODE, 0, episode)
+        return EpisodeTask(theta, normaliser, rng, noise, False)
+
     results = np.zeros((options.episodes, 2))
     for episode in world.share(options.episodes):
-        rng = generator(options.seed, Stream.SCORE_EPISODE, 0, episode)
-        outcome = runner.run(EpisodeTask(theta, normaliser, rng, noise, False))
+        outcome = runner.run(task(episode))
         results[episode] = outcome.total_reward, outcome.length
     world.merge_slots(results)
     runner.close()
     if world.is_root:
         print(
             f"{options.run}: {config.env_id} after {state.iteration} iterations, "
-            f"{options.episodes} {'deterministic' if options.deterministic else 'stochastic'} episodes"
+            f"{options.episodes} {'deterministic' if options.deterministic else 'stochastic'} episodes",
+            flush=True,
         )
+    if studio is not None:
+        _film(studio, task(0), results[0])
     return Scores(results[:, 0], results[:, 1].astype(np.int64))
+
+
+def _open_studio(config: "Config", options: argparse.Namespace) -> "Studio | None":
+    """What a film needs, if one is asked for. Raises ConfigError if it is not there."""
+    if options.video is None:
+        return None
+    from iwes_mpi.film import Studio
+
+    return Studio(config, Path(options.video), options.video_seconds)
+
+
+def _film(studio: "Studio", task: "EpisodeTask", scored: NDArray[np.float64]) -> None:
+    """Film the episode that was scored as `scored` (return, length), and say so."""
+    film = studio.film(task)
+    studio.close()
+    total, length = film.episode.total_reward, film.episode.length
+    print(
+        f"{studio.path}: the first episode, return {total:.3f} in {length} steps; {film.frames} pictures, "
+        f"{film.frames / film.rate:.1f} s at {film.rate:g} per second"
+    )
+    if not np.array_equal([total, length], scored, equal_nan=True):
+        print_warning(f"it was scored {scored[0]:.3f}: the environment does not repeat itself from a seed")
 
 
 def print_warning(text: str) -> None:

@@ -1,0 +1,225 @@
+"""Scores of a policy, the same on any number of ranks, and films that show the very episode that was scored."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import launch
+import numpy as np
+import pytest
+
+from iwes_mpi import checkpoint, evaluate, film
+from iwes_mpi.config import Config, ConfigError
+from iwes_mpi.launching import run_body
+from iwes_mpi.rollouts import EpisodeTask, open_runner
+from iwes_mpi.seeding import Stream, generator
+from iwes_mpi.state import initial_state
+
+
+def make_checkpoint(run_dir: Path, **settings) -> Path:
+    """A run directory with nothing but the checkpoint of a fresh policy."""
+    config = Config(hidden_sizes=(4,), **settings)
+    runner = open_runner(config)
+    state = initial_state(3, runner.network)
+    runner.close()
+    run_dir.mkdir()
+    checkpoint.save(run_dir, checkpoint.Checkpoint(state, config, {}, {}))
+    return run_dir
+
+
+def answer(world, capsys, *arguments) -> tuple[int, str, str]:
+    """Exit code, output and errors of ``iwes_mpi.evaluate`` in this process."""
+    code = run_body("iwes_mpi.evaluate", evaluate.evaluate, world, [str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def pictured(tmp_path):
+    return make_checkpoint(tmp_path / "run", env_id="pictured:Pictured-v0")
+
+
+def frames_of(path: Path, height: int = 32, width: int = 48) -> list[np.ndarray]:
+    """The pictures of a film."""
+    if path.suffix == ".gif":
+        from PIL import Image, ImageSequence
+
+        with Image.open(path) as image:
+            return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    command = [get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(command, capture_output=True, timeout=60, check=True).stdout
+    return list(np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3))
+
+
+# -- scores --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.mpi
+def test_scores_do_not_depend_on_the_number_of_ranks(tmp_path):
+    run_dir = make_checkpoint(tmp_path / "run", env_id="environments:Drift-v0")
+    tables = []
+    for ranks in (1, 3):
+        outcome = launch.run(ranks, "-m", "iwes_mpi.evaluate", str(run_dir), "--episodes", "7", timeout=60)
+        assert outcome.code == 0, outcome.err
+        tables.append(outcome.out)
+    assert tables[0] == tables[1]
+    assert "7 stochastic episodes" in tables[0]
+
+
+def test_scores_are_those_of_the_episodes(world, tmp_path, capsys):
+    run_dir = make_checkpoint(tmp_path / "run", env_id="environments:Drift-v0")
+    saved = checkpoint.load_newest(run_dir)
+    theta, normaliser = saved.state.theta.astype(np.float32), saved.state.obs.normaliser()
+    for options, noise, seed in ((["--seed", "5"], 0.01, 5), (["--deterministic"], 0.0, 0)):
+        runner = open_runner(saved.config)
+        expected = [
+            runner.run(EpisodeTask(theta, normaliser, generator(seed, Stream.SCORE_EPISODE, 0, i), noise, False))
+            for i in range(4)
+        ]
+        code, out, _ = answer(world, capsys, run_dir / "checkpoint.h5", "--episodes", "4", *options)
+        assert code == 0
+        returns = [episode.total_reward for episode in expected]
+        for name, value in (("median", np.median(returns)), ("min", min(returns)), ("std", np.std(returns))):
+            assert f"{name:<8}{value:12.3f}" in out
+        assert f"{np.mean([episode.length for episode in expected]):12.1f}" in out
+
+
+def test_episodes_that_mean_nothing_are_left_out():
+    table = evaluate.Scores(np.array([1.0, np.nan, 3.0]), np.array([5, 1, 9])).table()
+    assert "2.000" in table
+    assert "1  episodes, left out" in table
+    assert "none of the 2" in evaluate.Scores(np.full(2, np.nan), np.zeros(2, dtype=np.int64)).table()
+
+
+# -- films ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_a_film_has_every_second_picture_of_a_hundred_per_second(world, pictured, tmp_path, capsys, suffix):
+    path = tmp_path / f"film{suffix}"
+    code, out, err = answer(world, capsys, pictured, "--episodes", "1", "--video", path)
+    assert (code, err) == (0, "")
+    length = int(out.split(" steps; ")[0].split()[-1])
+    expected = range(0, length + 1, 2)
+    assert f"{len(expected)} pictures" in out
+    assert "50 per second" in out
+    found = frames_of(path)
+    assert found[0].shape == (32, 48, 3)
+    assert [round(float(frame.mean())) for frame in found] == pytest.approx(list(expected), abs=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "run"]
+
+
+def test_a_film_shows_the_episode_that_was_scored(world, pictured, tmp_path, capsys):
+    for options in ([], ["--seed", "9"], ["--deterministic"]):
+        code, out, err = answer(world, capsys, pictured, "--episodes", "1", "--video", tmp_path / "a.gif", *options)
+        assert (code, err) == (0, "")
+        score = next(line.split()[1] for line in out.splitlines() if line.startswith("median"))
+        assert f"return {score} in" in out
+
+
+def test_only_the_beginning(world, pictured, tmp_path, capsys):
+    code, out, _ = answer(world, capsys, pictured, "--video", tmp_path / "a.gif", "--video-seconds", "0.06")
+    assert code == 0
+    assert "3 pictures, 0.1 s" in out
+    assert len(frames_of(tmp_path / "a.gif")) == 3
+
+
+def test_an_environment_that_does_not_repeat_itself_is_told_of(world, tmp_path, capsys):
+    run_dir = make_checkpoint(tmp_path / "run", env_id="pictured:Pictured-v0", env_kwargs={"repeats": False})
+    code, _, err = answer(world, capsys, run_dir, "--episodes", "1", "--video", tmp_path / "a.gif")
+    assert code == 0
+    assert "does not repeat itself" in err
+
+
+def test_a_film_that_fails_leaves_nothing(pictured, tmp_path):
+    (tmp_path / "a.gif").write_bytes(b"the film before")
+    saved = checkpoint.load_newest(pictured)
+    studio = film.Studio(saved.config, tmp_path / "a.gif")
+    studio._env.unwrapped.fail_at = 4
+    theta, normaliser = saved.state.theta.astype(np.float32), saved.state.obs.normaliser()
+    with pytest.raises(OSError, match="black"):
+        studio.film(EpisodeTask(theta, normaliser, generator(0, Stream.SCORE_EPISODE), 0.01, False))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "run"]
+    assert (tmp_path / "a.gif").read_bytes() == b"the film before"
+
+
+def test_mujoco_off_screen(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))
+    monkeypatch.delenv("MUJOCO_GL")
+    try:
+        film.choose_renderer()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    run_dir = make_checkpoint(tmp_path / "run", env_id="Hopper-v5", max_episode_steps=7)
+    code, _, err = answer(world, capsys, run_dir, "--episodes", "1", "--video", tmp_path / "hopper.mp4")
+    assert (code, err) == (0, ""), "the native episode and the filmed one agree to the bit"
+    found = frames_of(tmp_path / "hopper.mp4", 480, 480)
+    assert len(found) == 3, "125 steps per second: every third of pictures 0 … 7"
+    assert found[0].std() > 10, "there is something to see"
+    assert not np.array_equal(found[0], found[-1])
+
+
+# -- refusals ------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_filmed_is_refused_in_one_line_before_work(world, pictured, tmp_path, capsys):
+    plain = make_checkpoint(tmp_path / "plain", env_id="environments:Drift-v0")
+    black = make_checkpoint(tmp_path / "black", env_id="pictured:Pictured-v0", env_kwargs={"fail_at": 0})
+    strange = make_checkpoint(tmp_path / "strange", env_id="pictured:Pictured-v0", env_kwargs={"kind": "list"})
+    film_path = tmp_path / "film.gif"
+    for arguments, named, part in (
+        ([plain, "--video", film_path], "--video", "no render mode rgb_array"),
+        ([black, "--video", film_path], "--video", "the screen went black"),
+        ([strange, "--video", film_path], "--video", "render() gave list"),
+        ([pictured, "--video", tmp_path / "film.avi"], "--video", ".mp4 or .gif"),
+        ([pictured, "--video", tmp_path / "no" / "film.gif"], "--video", "not a directory"),
+        ([pictured, "--video", film_path, "--video-seconds", "0"], "--video-seconds", "positive"),
+        ([pictured, "--video", film_path, "--video-seconds", "nan"], "--video-seconds", "positive"),
+        ([pictured, "--video-seconds", "3"], "--video-seconds", "needs --video"),
+        ([pictured, "--episodes", "0"], "--episodes", "at least 1"),
+        ([pictured, "--seed", "-1"], "--seed", "between"),
+        ([tmp_path / "nothing"], "RUN", "does not exist"),
+        ([tmp_path], "RUN", "no checkpoint"),
+    ):
+        code, out, err = answer(world, capsys, *arguments)
+        assert (code, out, len(err.splitlines())) == (2, "", 1), (arguments, err)
+        assert err.startswith(f"iwes_mpi.evaluate: error: {named}: ")
+        assert part in err
+    assert not film_path.exists()
+
+
+@pytest.mark.parametrize(("suffix", "module"), [(".mp4", "imageio_ffmpeg"), (".gif", "PIL")])
+def test_what_is_missing_is_named(pictured, tmp_path, monkeypatch, suffix, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"needs {module} .*pip install 'iwes_mpi\[video\]'"):
+        film.Studio(checkpoint.load_newest(pictured).config, tmp_path / f"film{suffix}")
+
+
+def test_renderers_are_tried_in_turn(monkeypatch):
+    """EGL, then OSMesa, then a sentence that says what was wrong with each; or just what MUJOCO_GL asks for."""
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.delenv("MUJOCO_GL")
+    works: set[str] = {"osmesa"}
+    tried = []
+
+    def run(command, env, **_):
+        tried.append(env["MUJOCO_GL"])
+        return subprocess.CompletedProcess(command, 0 if tried[-1] in works else 1, "", f"no {tried[-1]}!\n  detail\n")
+
+    monkeypatch.setattr(film.subprocess, "run", run)
+    assert film.choose_renderer() == "osmesa"
+    assert os.environ["MUJOCO_GL"] == "osmesa"
+    assert tried == ["egl", "osmesa"]
+    works.clear()
+    monkeypatch.delenv("MUJOCO_GL")
+    with pytest.raises(ConfigError, match=r"--video: .*egl: no egl!; osmesa: no osmesa!.*libegl1") as error:
+        film.choose_renderer()
+    assert "\n" not in str(error.value)
+    assert "MUJOCO_GL" not in os.environ
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    with pytest.raises(ConfigError, match=r"glfw: no glfw!.*MUJOCO_GL"):
+        film.choose_renderer()
+    assert tried[4:] == ["glfw"]
