@@ -147,6 +147,11 @@ class Config:
 
     env_id: str = _setting("environment", "Ant-v5", "Gymnasium id; module:EnvId imports your module first", _not_empty)
     env_kwargs: dict[str, Any] = _setting("environment", {}, "keyword arguments of the environment, as JSON")
+    train_env_kwargs: dict[str, Any] = _setting(
+        "environment", {},
+        'others for population episodes only, as JSON over --env-kwargs, such as {"healthy_reward": 0}; evaluation '
+        "keeps the environment's own",
+    )  # fmt: skip
     max_episode_steps: int | None = _setting(
         "environment", None, "time limit of an episode; by default the one the environment is registered with",
         _at_least_one, "steps",

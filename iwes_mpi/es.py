@@ -269,7 +269,9 @@ class EvolutionStrategies:
                     slot = n_eval + item
                     row = int(np.searchsorted(observe, item))
                     row = row if row < observe.size and observe[row] == item else -1
-                episode = self.runner.run(EpisodeTask(self._theta32, normaliser, rng, config.action_noise, row >= 0))
+                episode = self.runner.run(
+                    EpisodeTask(self._theta32, normaliser, rng, config.action_noise, row >= 0, not is_population)
+                )
                 results[slot] = episode.total_reward, episode.length
                 n_run += 1
                 if episode.obs_stats is not None and np.isfinite(episode.obs_stats).all():

@@ -106,7 +106,7 @@ def score(world: mpi.World, argv: list[str]) -> Scores:
 
     def task(episode: int) -> EpisodeTask:
         rng = generator(options.seed, Stream.SCORE_EPISODE, 0, episode)
-        return EpisodeTask(theta, normaliser, rng, noise, False)
+        return EpisodeTask(theta, normaliser, rng, noise, False, True)
 
     results = np.zeros((options.episodes, 2))
     for episode in world.share(options.episodes):

@@ -27,3 +27,14 @@ class Pictured(Drift):
 
 
 gymnasium.register("Pictured-v0", entry_point=Pictured, max_episode_steps=100)
+
+
+class Actions(Drift):
+    """Drift with as many discrete actions as one likes."""
+
+    def __init__(self, n: int = 2):
+        super().__init__()
+        self.action_space = gymnasium.spaces.Discrete(n)
+
+
+gymnasium.register("Actions-v0", entry_point=Actions, max_episode_steps=100)

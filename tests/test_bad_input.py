@@ -68,6 +68,8 @@ LINES = {
     "--env-kwargs {": "--env-kwargs",
     "--env-kwargs [1]": "--env-kwargs",
     '--env-kwargs {"no_such_argument":1}': "--env-kwargs",
+    '--train-env-kwargs {"no_such_argument":1}': "--train-env-kwargs",
+    "--train-env-kwargs [1]": "--train-env-kwargs",
     "--env-id": "--env-id",
 }
 
