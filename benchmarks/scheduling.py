@@ -1,6 +1,6 @@
 """How long ranks wait for each other under either schedule, in real MPI, with episodes that sleep instead of compute.
 
-    python benchmarks/scheduling.py [--ranks 48] [--kinds mixed early] [--unit 0.001] [--out DIR]
+    python benchmarks/scheduling.py [--ranks 48] [--kinds mixed early] [--unit 0.0015] [--out DIR]
 
 Each rank is a process of its own that runs `iwes_mpi.train` as it is; only the environment is a stand-in, whose one
 step sleeps ``unit`` seconds per step of the episode it stands for and returns the number of steps. So 48 ranks run
@@ -131,8 +131,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[48])
     parser.add_argument("--kinds", nargs="+", default=["mixed", "early"], choices=["mixed", "early"])
     parser.add_argument("--schedules", nargs="+", default=["dynamic", "static"], choices=["dynamic", "static"])
-    parser.add_argument("--unit", type=float, default=0.001, help="seconds of sleep per step [0.001]")
-    parser.add_argument("--iterations", type=int, default=3)
+    parser.add_argument("--unit", type=float, default=0.0015, help="seconds of sleep per step [0.0015]")
+    parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--out", type=Path, help="keep the runs in this directory")
     options = parser.parse_args()
     import scaling
