@@ -11,6 +11,7 @@ was lost or damaged.
 import hashlib
 import io
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +24,12 @@ from numpy.typing import NDArray
 from iwes_mpi import obs_stats
 from iwes_mpi.config import Config
 from iwes_mpi.optimizers import OptimizerState
+from iwes_mpi.runlog import sync
 from iwes_mpi.state import State
 
 CURRENT = "checkpoint.h5"
 PREVIOUS = "checkpoint-previous.h5"
+TRAIL = "checkpoints"  # directory of those kept on the way
 MAGIC = b"iwes-mpi checkpoint "
 VERSION = 1
 _USER_BLOCK = 512
@@ -153,6 +156,7 @@ def save(run_dir: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint so that at every instant an intact one is there, whatever is killed.
 
     The new file is complete on disk before the current one is renamed to the previous, and takes its name then.
+    With ``keep_checkpoints`` it joins the trail.
     """
     current, previous, draft = run_dir / CURRENT, run_dir / PREVIOUS, run_dir / (CURRENT + ".new")
     with open(draft, "wb") as file:
@@ -162,8 +166,54 @@ def save(run_dir: Path, checkpoint: Checkpoint) -> None:
     if current.exists():
         os.replace(current, previous)
     os.replace(draft, current)
-    descriptor = os.open(run_dir, os.O_RDONLY)
+    sync(run_dir)
+    if checkpoint.config.keep_checkpoints:
+        _extend_trail(run_dir / TRAIL, current, checkpoint.state.iteration, checkpoint.config.keep_checkpoints)
+
+
+def trail(run_dir: Path) -> dict[int, Path]:
+    """The checkpoints that a run has kept on its way, by iteration, in order."""
+    found = {}
+    for path in (run_dir / TRAIL).glob("iteration-*.h5"):
+        number = path.stem.removeprefix("iteration-")
+        if number.isdigit():
+            found[int(number)] = path
+    return dict(sorted(found.items()))
+
+
+def superfluous(iterations: list[int], keep: int) -> list[int]:
+    """Which of some iterations to drop so that `keep` are left, spread evenly over the run so far.
+
+    The first and the last stay. Of the others, time and again that one goes whose neighbours are closest together
+    (the earliest of several), so that no gap is much wider than another, however long the run will be.
+
+    Parameters
+    ----------
+    iterations : list of int
+        In order.
+    keep : int
+        At least 1: with 1 only the last stays.
+    """
+    left, dropped = list(iterations), []
+    while len(left) > keep:
+        gaps = [after - before for before, after in zip(left, left[2:], strict=False)]
+        place = 0 if keep == 1 or not gaps else 1 + gaps.index(min(gaps))
+        dropped.append(left.pop(place))
+    return dropped
+
+
+def _extend_trail(folder: Path, newest: Path, iteration: int, keep: int) -> None:
+    """Add a file to the trail, all at once, and thin it. A second name of the same file costs no room while it can."""
+    folder.mkdir(exist_ok=True)
+    draft = folder / "new"
+    draft.unlink(missing_ok=True)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.link(newest, draft)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(newest, draft)
+        sync(draft)
+    os.replace(draft, folder / f"iteration-{iteration:06d}.h5")
+    kept = trail(folder.parent)
+    for old in superfluous(list(kept), keep):
+        kept[old].unlink()
+    sync(folder)

@@ -258,6 +258,10 @@ class Config:
     checkpoint_minutes: float = _housekeeping(
         5.0, "write a checkpoint at least this often; one is also written at the end", _positive, "min"
     )
+    keep_checkpoints: int = _housekeeping(
+        0, "keep a trail of so many of the checkpoints written, spread over the whole run, in RUN/checkpoints",
+        _count, "checkpoints",
+    )  # fmt: skip
     rollouts: Literal["auto", "native", "gymnasium"] = _housekeeping(
         "auto",
         "what runs episodes: compiled calls straight into MuJoCo, or any environment through Gymnasium; auto: "
