@@ -83,6 +83,7 @@ CASES = [
          "frame_skip": 4}, False,
     ),
     Case("InvertedPendulum-v5", 100, {"reset_noise_scale": 0.1, "frame_skip": 1}, True),
+    Case("InvertedDoublePendulum-v5", 100, {"reset_noise_scale": 1.1}, True),  # starts beyond the end of the rail
     Case("InvertedDoublePendulum-v5", 100, {"reset_noise_scale": 0.05, "healthy_reward": 3, "frame_skip": 2}, True),
     Case("Reacher-v5", 50, {"reward_dist_weight": 0.7, "reward_control_weight": 0.3, "frame_skip": 3}, False),
     Case(
