@@ -268,6 +268,7 @@ class Config:
         "native for Gymnasium's own MuJoCo tasks. The same bits in both",
     )
     log_population: bool = _housekeeping(False, "log every episode's return and length as well")
+    tensorboard: bool = _housekeeping(False, "write scalars for TensorBoard as well, under RUN/tensorboard")
     display: Literal["auto", "bar", "lines", "none"] = _housekeeping(
         "auto",
         "progress: a live bar, one line per iteration, or nothing; auto: a bar on a terminal, else lines",

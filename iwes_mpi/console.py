@@ -183,8 +183,39 @@ class Nothing:
         """See `Display`."""
 
 
+class Both:
+    """Two displays at once."""
+
+    def __init__(self, first: Display, second: Display):
+        self._displays = (first, second)
+
+    def note(self, text: str) -> None:
+        """See `Display`."""
+        for display in self._displays:
+            display.note(text)
+
+    def update(self, report: "Report") -> None:
+        """See `Display`."""
+        for display in self._displays:
+            display.update(report)
+
+    def close(self) -> None:
+        """See `Display`."""
+        for display in self._displays:
+            display.close()
+
+
 def open_display(config: Config, state: "State") -> Display:
-    """The display that ``--display`` asks for."""
+    """The displays that ``--display`` and ``--tensorboard`` ask for."""
+    shown = _open_shown(config, state)
+    if not config.tensorboard:
+        return shown
+    from iwes_mpi.tensorboard import Scalars
+
+    return Both(shown, Scalars(Path(config.run_dir or "."), state.iteration))
+
+
+def _open_shown(config: Config, state: "State") -> Display:
     kind: Literal["auto", "bar", "lines", "none"] = config.display
     if kind == "none":
         return Nothing()

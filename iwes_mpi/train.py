@@ -97,7 +97,12 @@ def _import_parts() -> None:
 def _plan(argv: list[str]) -> "Plan":
     from iwes_mpi.rundir import make_plan  # files are rank 0's business alone, and so is importing what reads them
 
-    return make_plan(parse(argv))
+    plan = make_plan(parse(argv))
+    if plan.config.tensorboard:
+        from iwes_mpi.tensorboard import require
+
+        require()
+    return plan
 
 
 def _open_keeper(plan: "Plan", config: Config, state: "State", world: mpi.World, begin: float) -> "Keeper":
