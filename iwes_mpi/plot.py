@@ -277,7 +277,9 @@ def _draw(
             end = x[-1] if x.size else -np.inf
             if run_x[-1] > end:
                 rest = np.concatenate([x[-1:], run_x[run_x > end]])
-                ax.plot(rest, np.interp(rest, run_x, run_y), color=look["color"], linewidth=0.6, alpha=0.6)
+                ax.plot(
+                    rest, np.interp(rest, run_x, run_y), color=look["color"], linestyle=look["linestyle"], linewidth=0.8
+                )
 
 
 def learning_curves(
@@ -464,6 +466,9 @@ def overview(runs: Sequence[Run], x: X = "env_steps", band: Band = "min-max") ->
     if legend_rows:
         handles, labels = curves.get_legend_handles_labels()
         explained = "mean of the runs" + (f"; band: {BANDS[band]}" if band != "none" else "") if several else ""
+        ends = [{run_curve(run, x, y)[0][-1:].tobytes() for run in setting.runs} for setting in settings]
+        if any(len(different) > 1 for different in ends):
+            explained += "; thin lines: runs beyond the shortest of their setting"
         figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(settings) // legend_rows),
                       frameon=False, title=explained, handlelength=3, fontsize="small")  # fmt: skip
     return figure
