@@ -7,10 +7,12 @@ step sleeps ``unit`` seconds per step of the episode it stands for and returns t
 truly side by side on two cores. Episodes are "mixed" (40 % last 1,000 steps, the others are exponential around 200, as
 halfway through learning) or "early" (all exponential around 200, at most 1,000), 14 per rank and 30 to evaluate.
 
-Shown is the idle share, ``time_idle`` over the sum of all phases in the run's log, beside the share that perfect
-clocks would give: the same episodes handed out by `scaling.spans`. With more ranks than cores, a rank that waits in
-MPI takes the core of one that would wake up; so MPICH is told to give its core away at every poll, and an episode
-sleeps long against the scheduler's time slices. ``--out`` keeps the runs, for ``scaling.py --check``.
+Shown is the idle share, ``time_idle`` over the sum of all phases in the run's log; the same over rollouts and waiting
+alone, since exchanges between many ranks on two cores take turns; and the share that perfect clocks would give: the
+same episodes handed out by `scaling.spans`. With more ranks than cores, a rank that polls for messages takes the core
+of one that would wake up; so `World.barrier` waits asleep then, MPI is told to give its core away at every poll of
+other exchanges, and an episode sleeps long against the scheduler's time slices. ``--out`` keeps the runs, for
+``scaling.py --check``.
 """
 
 import argparse
@@ -116,13 +118,14 @@ def _as_rank(arguments: list[str]) -> None:
     mpi.launch(main)
 
 
-def idle_shares(run_dir: Path) -> list[float]:
-    """The idle share of each iteration of a run."""
+def idle_shares(run_dir: Path) -> tuple[float, float]:
+    """The idle share of all phases' time, and of rollouts and waiting alone; medians over a run's iterations."""
     from iwes_mpi import open_run
 
     table = open_run(run_dir).iterations
-    phases = table.filter(like="time_")
-    return list(table["time_idle"] / phases.sum(axis=1))
+    idle = table["time_idle"]
+    shares = idle / table.filter(like="time_").sum(axis=1), idle / (idle + table["time_rollouts"])
+    return float(shares[0].median()), float(shares[1].median())
 
 
 def main() -> None:
@@ -139,15 +142,17 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         out = options.out or Path(temporary)
-        print(f"{'ranks':>5}  {'episodes':8}  {'schedule':8}  {'idle share':>10}  {'perfect clocks':>14}")
+        shares = f"{'idle share':>10}  {'of rollouts':>11}  {'perfect clocks':>14}"
+        print(f"{'ranks':>5}  {'episodes':8}  {'schedule':8}  {shares}")
         for ranks in options.ranks:
             run(ranks, options.kinds, options.schedules, options.unit, options.iterations, out)
             for kind in options.kinds:
                 for schedule in options.schedules:
                     run_dir = out / f"{kind}-{schedule}-{ranks}"
-                    idle = float(np.median(idle_shares(run_dir)))
+                    of_all, of_rollouts = idle_shares(run_dir)
                     ideal = 1 - scaling.of_run(run_dir, "returns").busy_share(ranks, schedule)
-                    print(f"{ranks:5}  {kind:8}  {schedule:8}  {idle:10.3f}  {ideal:14.3f}", flush=True)
+                    figures = f"{of_all:10.3f}  {of_rollouts:11.3f}  {ideal:14.3f}"
+                    print(f"{ranks:5}  {kind:8}  {schedule:8}  {figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -112,10 +112,11 @@ class Group:
         self.comm.Barrier()
 
     def rest_until_all(self) -> None:
-        """Wait for the others of the group asleep, so that they have the cores; for start-up, not for the loop."""
-        arrival = self.comm.Ibarrier()
+        """Wait for the others of the group asleep, so that they have the cores."""
+        arrival, pause = self.comm.Ibarrier(), 2e-5
         while not arrival.Test():
-            time.sleep(0.002)
+            time.sleep(pause)
+            pause = min(2e-3, 1.5 * pause)
 
 
 def alone() -> Group:
@@ -144,6 +145,14 @@ class World(Group):
         # Ranks in node order: a node's shares of the work lie side by side, however ranks were placed.
         self._first_position = sum(leaders.count(node) for node in nodes[: self.node_index])
         self._windows: list[MPI.Win] = []
+        self._crowded = self.any(self.node.size > (os.cpu_count() or 1))
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here; asleep where ranks share cores, so as not to hold up those still at work."""
+        if self._crowded:
+            self.rest_until_all()
+        else:
+            super().barrier()
 
     @property
     def is_root(self) -> bool:
