@@ -319,11 +319,12 @@ def test_every_width_of_layer(hidden: tuple[int, ...], obs_size: int, action_siz
     theta = rng.normal(scale=0.3, size=network.n_parameters + 1).astype(np.float32)
     obs = rng.normal(size=obs_size).astype(np.float32)
     values, offset = obs.astype(np.float64), 0
-    for layer, (inputs, outputs) in enumerate(zip(network.sizes[:-1], network.sizes[1:], strict=True)):
-        weights = theta[offset : offset + inputs * outputs].reshape(inputs, outputs).astype(np.float64)
-        bias = theta[offset + inputs * outputs : offset + (inputs + 1) * outputs]
-        values, offset = values @ weights + bias, offset + (inputs + 1) * outputs
+    for layer, (inputs, units) in enumerate(zip(network.sizes[:-1], network.sizes[1:], strict=True)):
+        weights = theta[offset : offset + inputs * units].reshape(inputs, units).astype(np.float64)
+        bias = theta[offset + inputs * units : offset + (inputs + 1) * units]
+        values, offset = values @ weights + bias, offset + (inputs + 1) * units
         values = np.tanh(values) if layer < len(hidden) else values
+    outputs = []
     for shift in (0, 1):  # aligned in memory, and not
         aligned = policy.empty_parameters(network.n_parameters + 1)
         aligned[shift : shift + network.n_parameters] = theta[:-1]
@@ -332,6 +333,8 @@ def test_every_width_of_layer(hidden: tuple[int, ...], obs_size: int, action_siz
         policy.forward(network.sizes, aligned[shift : shift + network.n_parameters], scratch, out[1:-1])
         np.testing.assert_allclose(out[1:-1], values, rtol=2e-5, atol=2e-5)
         assert out[0] == out[-1] == 7.0
+        outputs.append(out.tobytes())
+    assert outputs[0] == outputs[1]
 
 
 def test_parameters_are_aligned() -> None:
