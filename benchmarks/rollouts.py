@@ -24,19 +24,21 @@ from iwes_mpi.rollouts import EpisodeTask, open_runner
 from iwes_mpi.rollouts.native import mj_rnePostConstraint, mj_step
 from iwes_mpi.seeding import Stream, generator
 
+# Environment, its settings, and for a linear feedback its gains; other policies are random
 TASKS = {
-    "Ant-v5": {},
-    "Ant-v4": {"use_contact_forces": True},
-    "Humanoid-v5": {},
-    "HumanoidStandup-v5": {},
-    "Hopper-v5": {},
-    "Walker2d-v5": {},
-    "HalfCheetah-v5": {},
-    "Swimmer-v5": {},
-    "Pusher-v5": {},
-    "Reacher-v5": {},
-    "InvertedPendulum-v5": {},
-    "InvertedDoublePendulum-v5": {},
+    "Ant-v5": ("Ant-v5", {}, None),
+    "Ant-v4": ("Ant-v4", {"use_contact_forces": True}, None),
+    "Humanoid-v5": ("Humanoid-v5", {}, None),
+    "HumanoidStandup-v5": ("HumanoidStandup-v5", {}, None),
+    "Hopper-v5": ("Hopper-v5", {}, None),
+    "Walker2d-v5": ("Walker2d-v5", {}, None),
+    "HalfCheetah-v5": ("HalfCheetah-v5", {}, None),
+    "Swimmer-v5": ("Swimmer-v5", {}, None),
+    "Pusher-v5": ("Pusher-v5", {}, None),
+    "Reacher-v5": ("Reacher-v5", {}, None),
+    "InvertedPendulum-v5": ("InvertedPendulum-v5", {}, None),
+    "balanced": ("InvertedPendulum-v5", {}, (0.16, 2.75, 0.11, 0.14)),  # as it is for most of a training run
+    "InvertedDoublePendulum-v5": ("InvertedDoublePendulum-v5", {}, None),
 }
 HEAVY = ("Ant-v5", "Ant-v4", "Humanoid-v5", "HumanoidStandup-v5")
 
@@ -72,14 +74,25 @@ class Recorder:
         return self._env.step(action)
 
 
-def make_tasks(config, network, steps):
-    """Episodes of random policies, and how many make about so many environment steps: a list of task factories."""
+def feedback(network, gains):
+    """A policy whose first unit of each layer passes gains·observation on, almost linearly, among random others."""
+    theta, offset = policy.initial_parameters(network, np.random.default_rng(0)), 0
+    for layer, (inputs, outputs) in enumerate(zip(network.sizes[:-1], network.sizes[1:], strict=True)):
+        weights = theta[offset : offset + inputs * outputs].reshape(inputs, outputs)
+        weights[:, 0] = 0.05 * np.array(gains) if layer == 0 else 0.0
+        weights[0, 0] = 20.0 if layer == len(network.sizes) - 2 else weights[0, 0] if layer == 0 else 1.0
+        offset += (inputs + 1) * outputs
+    return theta
+
+
+def make_tasks(config, network, steps, gains=None):
+    """Task factories of episodes that together make at least so many environment steps, and how many they make."""
     rng = np.random.default_rng(0)
     normaliser = obs_stats.initial_stats(int(network.sizes[0])).normaliser()
 
     def factory(sample):
         theta = policy.empty_parameters(network.n_parameters)
-        theta[:] = policy.initial_parameters(network, rng)
+        theta[:] = feedback(network, gains) if gains else policy.initial_parameters(network, rng)
         return lambda: EpisodeTask(
             theta, normaliser, generator(0, Stream.POPULATION_EPISODE, 0, sample), config.action_noise, False
         )
@@ -92,12 +105,13 @@ def make_tasks(config, network, steps):
     return tasks, total
 
 
-def compare(env_id, env_kwargs, hidden, rounds, steps):
+def compare(name, hidden, rounds, steps):
     """One line of the table."""
+    env_id, env_kwargs, gains = TASKS[name]
     settings = {"env_id": env_id, "env_kwargs": env_kwargs, "hidden_sizes": hidden}
     native = open_runner(Config(**settings, rollouts="native"))
     through = open_runner(Config(**settings, rollouts="gymnasium"))
-    tasks, total = make_tasks(Config(**settings), native.network, steps)
+    tasks, total = make_tasks(Config(**settings), native.network, steps, gains)
 
     inner = through.env.unwrapped
     through.env, env = Recorder(through.env), through.env
@@ -133,7 +147,7 @@ def compare(env_id, env_kwargs, hidden, rounds, steps):
     through.close()
     speed = total / median(t[0] for t in times)
     return (
-        f"{env_id:26s}{native.network.n_parameters:9d}{total / len(tasks):9.0f}{speed:11.0f}"
+        f"{name:26s}{native.network.n_parameters:9d}{total / len(tasks):9.0f}{speed:11.0f}"
         f"{median(t[1] / t[0] for t in times):9.3f}{median(t[2] / t[0] for t in times):9.3f}"
         f"{median(t[3] / t[0] for t in times):10.2f}"
     )
@@ -204,9 +218,9 @@ def main():
         return
     print("task                              d   length    steps/s  of bare  of bare   times")
     print("                                            natively  mj_step  + rnePC.  Gymnasium")
-    for env_id in arguments.tasks:
-        steps = arguments.steps // 4 if env_id in HEAVY else arguments.steps
-        print(compare(env_id, TASKS[env_id], tuple(arguments.hidden), arguments.rounds, steps), flush=True)
+    for name in arguments.tasks:
+        steps = arguments.steps // 4 if name in HEAVY else arguments.steps
+        print(compare(name, tuple(arguments.hidden), arguments.rounds, steps), flush=True)
 
 
 if __name__ == "__main__":
