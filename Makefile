@@ -12,7 +12,7 @@ train: $(VENV)/.installed ## train HalfCheetah-v5 from scratch on all cores
 	$(ONE_THREAD) $(BIN)/mpirun -n $(CORES) $(BIN)/python -m iwes_mpi.train --preset quickstart
 
 test: lint ## lint, then the whole test suite
-	$(ONE_THREAD) $(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

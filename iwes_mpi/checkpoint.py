@@ -152,6 +152,21 @@ def load_newest(run_dir: Path, warn: Callable[[str], None] = _warn) -> Checkpoin
     raise CheckpointError("; ".join(problems))
 
 
+def promote(run_dir: Path) -> None:
+    """Give the newest intact checkpoint the current one's name, so that the next `save` keeps it.
+
+    Raises
+    ------
+    CheckpointError
+        If the current one is damaged, and so is the previous one, or there is none.
+    """
+    try:
+        load(run_dir / CURRENT)
+    except CheckpointError:
+        load(run_dir / PREVIOUS)
+        os.replace(run_dir / PREVIOUS, run_dir / CURRENT)
+
+
 def save(run_dir: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint so that at every instant an intact one is there, whatever is killed.
 

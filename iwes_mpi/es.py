@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iwes_mpi import kernels, obs_stats, optimizers, shaping
+from iwes_mpi import kernels, obs_stats, optimizers, policy, shaping
 from iwes_mpi.config import Config
 from iwes_mpi.mpi import Group, StopFlag, WorkQueue, World
 from iwes_mpi.noise import NoiseTable
@@ -29,6 +29,9 @@ class Interrupted(Exception):
 
 
 _LOG_MAX = math.log(1.7e308)
+# The mean of c², in units of the exact sums, below which rounding would show in the effective sample size. Weights are
+# then a few millionths at most: the population says nothing about where theta is now.
+_RESOLVED = 1024
 
 
 class Population(NamedTuple):
@@ -169,7 +172,7 @@ class GradientEstimator:
         sum_c, sum_c2 = int(scalars[kernels.SUM_C]), int(scalars[kernels.SUM_C2])
         mean_weight = math.exp(min(_LOG_MAX, reference)) * (sum_c * unit / (2 * n))
         share = int(scalars[kernels.N_CLIPPED]) / (2 * n)
-        if sum_c2 == 0:
+        if sum_c2 < 2 * n * _RESOLVED:  # overlap lost
             return Weighted(None, 0.0, mean_weight, largest, share)
         ess = sum_c * sum_c * unit / (2 * n * sum_c2)
         mean_utility = int(scalars[kernels.SUM_CU]) / sum_c  # ū_c = Σcu/Σc, in units of the scale
@@ -206,7 +209,7 @@ class EvolutionStrategies:
         self.phases = Phases()
         self._group = world.weights_group(config.weights_on)
         self._queue = WorkQueue(world, config.schedule, stop)
-        self._theta32 = np.empty(state.theta.size, dtype=np.float32)
+        self._theta32 = policy.empty_parameters(state.theta.size)
 
     def iterate(self) -> Report:
         """One iteration: a population, and the updates made from it. Collective.

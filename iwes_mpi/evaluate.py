@@ -95,7 +95,8 @@ def score(world: mpi.World, argv: list[str]) -> Scores:
         If the command line or the run it names is wrong.
     """
 
-    options, (state, config, *_) = world.from_root(agree(world, lambda: _prepare(argv), on_root=True))
+    found = agree(world, lambda: _prepare(argv), on_root=True)
+    options, state, config = world.from_root(found and (found[0], found[1].state, found[1].config))
 
     from iwes_mpi.rollouts import EpisodeTask, open_runner
 

@@ -328,10 +328,13 @@ class StopFlag:
         return self._requested
 
     def drain(self) -> None:
-        """Take the messages that are still under way, and give signals back their usual effect. Collective."""
+        """Take the messages that are still under way. Collective."""
         for rank, announced in enumerate(self._comm.allgather(self._announced)):
             if announced and rank != self._world.rank:
                 self._comm.Recv([None, 0, MPI.BYTE], rank)
+
+    def release(self) -> None:
+        """Give signals back their usual effect, once everything is saved."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
 

@@ -88,6 +88,12 @@ def make_plan(request: Request) -> Plan:
         found = None  # killed before its first checkpoint
     except CheckpointError as error:
         raise ConfigError("--resume", str(error)) from None
+    if found is not None and (edited := found.config.differences(recorded)):
+        raise ConfigError(
+            f"{run_dir / runlog.CONFIG}",
+            f"{edited[0]} is {getattr(recorded, edited[0])} there but {getattr(found.config, edited[0])} in the "
+            "checkpoint: a setting that changes results cannot be edited into a run",
+        )
     return Plan(config, run_dir, True, found, notices, seen)
 
 
@@ -162,8 +168,10 @@ class Keeper:
             if _identity(plan.run_dir) != plan.seen:
                 raise ConfigError("--run-dir", f"{plan.run_dir} was changed by another job just now; start again")
             self._require_room()
+            runlog.write_config(plan.run_dir, config)  # first: what makes the directory a run that can be resumed
+            if plan.checkpoint is not None:
+                checkpoint.promote(plan.run_dir)
             self._attrs, self._log = self._open_log(plan, provenance, notices)
-            runlog.write_config(plan.run_dir, config)
             if plan.checkpoint is None:
                 checkpoint.save(plan.run_dir, self._checkpoint())
         except (OSError, RuntimeError) as error:
@@ -181,12 +189,14 @@ class Keeper:
     ) -> tuple[dict[str, object], runlog.LogWriter]:
         """A log cut back to the checkpoint: its rows come from the checkpoint, the population from the old log."""
         path, rows = plan.run_dir / runlog.LOG, self._state.iteration
-        population = runlog.empty_population(rows) if self._config.log_population else None
+        population = None
         if plan.checkpoint is not None:
             try:
-                population = runlog.read_population(path, rows) or population
+                population = runlog.read_population(path, rows)
             except runlog.LogError as error:
                 notices.append(f"{error}; it is rebuilt from the checkpoint")
+        if self._config.log_population and population is None:
+            population = runlog.empty_population(rows)
         attrs = provenance | (plan.checkpoint.attrs if plan.checkpoint else {}) | {"config": self._config.to_json()}
         tables = plan.checkpoint.tables if plan.checkpoint else None
         return attrs, runlog.LogWriter(path, attrs, tables, population)
@@ -227,7 +237,8 @@ class Keeper:
         self.last = report
         try:
             self._require_room()
-            self._log.append(report.iteration, report.updates, (report.population.returns, report.population.lengths))
+            population = (report.population.returns, report.population.lengths) if self._config.log_population else ()
+            self._log.append(report.iteration, report.updates, population)
         except (OSError, RuntimeError) as error:
             raise StorageError(self._describe(error)) from error
         every = self._config.checkpoint_every

@@ -8,6 +8,7 @@ written, or whose writer was killed, sees whole rows only.
 import ctypes
 import datetime
 import json
+import math
 import os
 import platform
 import shlex
@@ -48,6 +49,11 @@ class Column(NamedTuple):
     dtype: str
     units: str
     long_name: str
+
+    @property
+    def blank(self) -> float:
+        """What stands where nothing was written."""
+        return {"f8": math.nan, "i8": -1}.get(self.dtype, 0)
 
 
 _SECONDS = "in the iteration, mean over ranks"
@@ -100,7 +106,6 @@ POPULATION = {
 }
 Tables = dict[str, dict[str, NDArray[Any]]]  # by table and column, arrays (rows,)
 _ROWS_PER_CHUNK = 512
-_INCOMPLETE = -1  # what `iteration` holds until its row is complete
 
 
 def versions(mpi_library: str) -> dict[str, str]:
@@ -200,7 +205,7 @@ class LogWriter:
     ) -> None:
         """Write one iteration: its updates and population first, so that they are there when its row is."""
         for dataset, values in zip(self._population, population, strict=False):
-            row = dataset.shape[0]
+            row = int(iteration["iteration"])
             dataset.resize((row + 1, max(dataset.shape[1], values.shape[0]), 2))
             dataset[row, : values.shape[0]] = values
         if updates:
@@ -250,8 +255,7 @@ def _create(file: h5py.File, name: str, column: Column, start: NDArray[Any]) -> 
         options: dict[str, Any] = {"shape": shape, "maxshape": (None, None, 2), "chunks": (1, 1024, 2)}
     else:
         options = {"shape": start.shape, "maxshape": (None,), "chunks": (_ROWS_PER_CHUNK,)}
-    fill: Any = np.nan if column.dtype == "f8" else _INCOMPLETE if column.dtype == "i8" else 0
-    dataset = file.create_dataset(name, dtype=column.dtype, fillvalue=fill, **options)
+    dataset = file.create_dataset(name, dtype=column.dtype, fillvalue=column.blank, **options)
     if start.size:
         dataset[...] = start
     dataset.attrs["units"] = column.units
@@ -336,16 +340,18 @@ def read_population(path: Path, rows: int) -> dict[str, NDArray[Any]] | None:
     Raises
     ------
     LogError
-        If the log cannot be read, or has fewer rows.
+        If the log cannot be read.
     """
 
     def content(file: h5py.File) -> dict[str, NDArray[Any]] | None:
         if "population" not in file:
             return None
         found = {name: file["population"][name][:rows] for name in POPULATION}
-        if any(len(values) < rows for values in found.values()):
-            raise LogError(f"{path} has fewer than {rows} rows of /population")
-        return found
+        blank = empty_population(rows)
+        for name, values in found.items():  # iterations after the last one that was logged are left out
+            missing = np.full((rows - len(values), *values.shape[1:]), POPULATION[name].blank)
+            blank[name] = np.concatenate([values, missing])
+        return blank
 
     return _read(path, content)
 
@@ -420,7 +426,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 
 def empty_population(rows: int) -> dict[str, NDArray[Any]]:
     """Population columns of `rows` iterations that were not logged."""
-    return {"returns": np.full((rows, 0, 2), np.nan), "lengths": np.full((rows, 0, 2), _INCOMPLETE)}
+    return {name: np.full((rows, 0, 2), column.blank) for name, column in POPULATION.items()}
 
 
 def write_config(run_dir: Path, config: Config) -> None:
@@ -429,6 +435,7 @@ def write_config(run_dir: Path, config: Config) -> None:
     draft.write_text("# Every setting of this run, defaults included.\n\n" + config.to_toml(), "utf-8")
     sync(draft)
     os.replace(draft, run_dir / CONFIG)
+    sync(run_dir)
 
 
 def recorded_config(run_dir: Path) -> Config:

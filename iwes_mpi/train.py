@@ -83,8 +83,10 @@ def train(world: mpi.World, argv: list[str]) -> int:
     stop.drain()
     if keeper is not None and plan is not None:
         code = _end(keeper, plan.run_dir, state, code, problem, quiet=config.display == "none")
-    code = world.maximum_integer(code)
+    code = world.from_root(code)  # rank 0 alone knows whether its files are written
+    stop.release()
     runner.close()
+    world.close()
     return code
 
 
@@ -133,13 +135,13 @@ def _end(keeper: "Keeper", run_dir: Path, state: "State", code: int, problem: st
         try:
             keeper.save()
         except StorageError as error:
-            code, problem = STORAGE_FAILED, str(error)
+            problem = str(error)
     try:
         keeper.close()
     except (OSError, RuntimeError) as error:
-        if not problem:
-            code, problem = STORAGE_FAILED, str(error)
+        problem = problem or str(error)
     if problem:
+        code = STORAGE_FAILED
         print(
             f"iwes_mpi.train: error: {problem}; the run stopped at its last good checkpoint, continue with --resume",
             file=sys.stderr,

@@ -127,6 +127,11 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, li
         (broken / name).write_bytes(b"not what it should be")
         (broken / "checkpoint-previous.h5").unlink(missing_ok=True)
         add(f"broken {name}", name, ["--resume", "always"], broken)
+    edited = root / "edited-config"
+    shutil.copytree(good, edited)
+    text = (edited / "config.toml").read_text()
+    (edited / "config.toml").write_text(text.replace("learning_rate = 0.02", "learning_rate = 0.5"))
+    add("config.toml edited", "learning_rate", ["--resume", "always"], edited)
     headless = root / "no-config"
     shutil.copytree(good, headless)
     (headless / "config.toml").unlink()

@@ -130,3 +130,13 @@ def test_every_mutation_is_recognised() -> None:
         with pytest.raises(CheckpointError) as caught:
             checkpoint.decode(bytes(mutated), "it")
         assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_current_never_replaces_a_good_previous(tmp_path: Path) -> None:
+    for iteration in (1, 2):
+        checkpoint.save(tmp_path, example(iteration))
+    (tmp_path / checkpoint.CURRENT).write_bytes(b"damaged")
+    checkpoint.promote(tmp_path)
+    assert_equal(checkpoint.load(tmp_path / checkpoint.CURRENT), example(1))
+    checkpoint.save(tmp_path, example(3))
+    assert_equal(checkpoint.load(tmp_path / checkpoint.PREVIOUS), example(1))

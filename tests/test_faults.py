@@ -1,5 +1,6 @@
 """What breaks on a cluster: signals, crashes, bad environments, full disks, two jobs. Nothing hangs or is lost."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -193,24 +194,15 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.parametrize("trouble", ["full", "read-only"])
-def test_a_disk_that_cannot_be_written(trouble: str, small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_and_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
     run_dir = small_disk / "run"
     settings = [*launch.SMALL, "--min-env-steps", "0", "--checkpoint-every", "1"]
-    with launch.started(
-        2, "-m", "iwes_mpi.train", *settings, "--iterations", "none", "--display", "none", "--run-dir", str(run_dir)
-    ) as process:
+    endless = [*settings, "--iterations", "none", "--display", "none", "--run-dir", str(run_dir)]
+    with launch.started(2, "-m", "iwes_mpi.train", *endless) as process:
         wait_for(run_dir / "checkpoint-previous.h5", process)
-        if trouble == "full":
-            with open(small_disk / "ballast", "wb") as ballast, pytest.raises(OSError, match="No space"):  # noqa: PT012
-                while True:
-                    ballast.write(bytes(1 << 16))
-                    ballast.flush()
-        else:
-            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=False, capture_output=True)
-            if os.access(small_disk, os.W_OK):  # busy: a file is open for writing
-                subprocess.run(["mount", "-o", "remount,size=4k", str(small_disk)], check=False, capture_output=True)
-                pytest.skip("the file system cannot be made read-only while a file is open")
+        with open(small_disk / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(bytes(1 << 16))
         _, err = process.communicate(timeout=60)
     assert process.returncode == 74, err
     told = [line for line in err.splitlines() if "iwes_mpi" in line]
@@ -221,13 +213,43 @@ def test_a_disk_that_cannot_be_written(trouble: str, small_disk: Path, tmp_path:
     kept = open_run(run_dir)
     reached = kept.checkpoint.state.iteration
     assert len(kept.iterations) >= reached > 0
-    (small_disk / "ballast").unlink(missing_ok=True)
+
+    refused = launch.train(2, "--resume", "--run-dir", str(run_dir))
+    assert refused.code == 2
+    assert f"{run_dir}: No space left on device" in refused.err
+
+    (small_disk / "ballast").unlink()
     limit = ["--iterations", str(reached + 3)]
     resumed = launch.train(2, "--resume", "--run-dir", str(run_dir), *limit)
     assert resumed.code == 0, resumed.err
     whole = launch.train(2, *settings, *limit, "--run-dir", str(tmp_path / "whole"))
     assert whole.code == 0, whole.err
     assert_same_bits(run_dir, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("function", "limit"),
+    [("rundir.checkpoint.save", "--max-wall-time"), ("runlog.LogWriter.append", "--iterations")],
+)
+def test_a_file_system_that_fails_while_running(function: str, limit: str, tmp_path: Path) -> None:
+    """Quota and read-only file systems: 74 and one line, not the 75 that promises a checkpoint."""
+    script = tmp_path / "failing.py"
+    script.write_text(
+        "import errno, os, runpy\n"
+        "from iwes_mpi import rundir, runlog\n"
+        f"original, calls = {function}, []\n"
+        "def failing(*arguments):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) > 1: raise OSError(errno.EROFS, os.strerror(errno.EROFS), 'the file')\n"
+        "    return original(*arguments)\n"
+        f"{function} = failing\n"
+        "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
+    )
+    settings = [*launch.SMALL, "--iterations", "none", limit, "6", "--run-dir", str(tmp_path / "run")]
+    outcome = launch.run(2, str(script), *settings)
+    assert outcome.code == 74, outcome.err
+    assert outcome.err.count("error: the file: Read-only file system") == 1
+    assert launch.train(2, "--resume", "--run-dir", str(tmp_path / "run"), "--iterations", "3").code == 0
 
 
 def test_no_file_outside_the_run_directory(tmp_path: Path) -> None:

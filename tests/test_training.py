@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import launch
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -106,6 +107,23 @@ def test_resuming_on_other_ranks_changes_no_bit(reference: Path, tmp_path: Path)
     second = launch.train(3, "--resume", "--run-dir", str(run_dir), "--iterations", "4")
     assert second.code == 0, second.err
     assert_same_bits(run_dir, reference)
+
+
+def test_the_population_is_logged_when_it_is_asked_for(tmp_path: Path) -> None:
+    """Switched off and on again on resume: blanks stand where nothing was logged."""
+    run_dir = str(tmp_path / "run")
+    little = [*launch.SMALL, "--min-env-steps", "0", "--iterations", "1", "--log-population"]
+    assert launch.train(2, *little, "--run-dir", run_dir).code == 0
+    for limit, switch in (("2", "--no-log-population"), ("3", "--log-population")):
+        outcome = launch.train(2, "--resume", "--run-dir", run_dir, "--iterations", limit, switch)
+        assert outcome.code == 0, outcome.err
+    run = open_run(run_dir)
+    assert run.population is not None
+    returns, lengths = run.population["returns"], run.population["lengths"]
+    assert returns.shape == lengths.shape == (3, 13, 2)
+    assert np.isnan(returns).all(axis=(1, 2)).tolist() == [False, True, False]
+    assert (lengths == -1).all(axis=(1, 2)).tolist() == [False, True, False]
+    np.testing.assert_allclose(returns[[0, 2]].mean(axis=(1, 2)), run.iterations["return_mean"].iloc[[0, 2]])
 
 
 def test_wall_time_stops_early_with_a_checkpoint(tmp_path: Path) -> None:
