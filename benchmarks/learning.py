@@ -1,0 +1,99 @@
+"""Does it learn? Quickstart with several seeds, and IW-ES against ES at equal environment steps.
+
+    mpirun is called for each run, on all cores:
+
+        python benchmarks/learning.py quickstart --seeds 0 1 2
+        python benchmarks/learning.py iwes --env-steps 10e6 --updates 0 2
+
+Prints each run's evaluation medians along the way; exits with 1 if quickstart misses an evaluation median of 3,000 with
+any seed, or if IW-ES does not end above ES. Runs are kept in --out, and continued if they are there already.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+import iwes_mpi
+
+BIN = Path(sys.executable).parent
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+TARGET = 3000.0
+LOW_RATE = [
+    *("--env-id", "HalfCheetah-v5", "--hidden-sizes", "16", "16", "--n-pairs", "200", "--min-env-steps", "0"),
+    *("--learning-rate", "5e-4", "--sigma", "0.02", "--n-eval", "10", "--noise-table-size", "25000000"),
+]
+
+
+def train(run_dir: Path, ranks: int, settings: list[str]) -> pd.DataFrame:
+    """Train to the end, and return the run's iterations."""
+    command = [BIN / "mpirun", "-n", str(ranks), sys.executable, "-m", "iwes_mpi.train", *settings]
+    environment = dict(os.environ) | dict.fromkeys(THREADS, "1")
+    subprocess.run(
+        [*command, "--run-dir", run_dir, "--resume", "auto", "--display", "none"], env=environment, check=True
+    )
+    return iwes_mpi.open_run(run_dir).iterations
+
+
+def show(name: str, rows: pd.DataFrame) -> None:
+    """Print what a run reached after each sixth of its environment steps."""
+    marks = rows.iloc[[round((len(rows) - 1) * k / 6) for k in range(7)]]
+    steps = "  ".join(
+        f"{s / 1e6:.2f}M: {m:.0f}" for s, m in zip(marks["env_steps"], marks["eval_return_median"], strict=True)
+    )
+    print(f"{name}  {steps}  ({rows['wall_time'].iloc[-1]:.0f} s)", flush=True)
+
+
+def quickstart(arguments: argparse.Namespace) -> bool:
+    """Whether every seed's evaluation median reaches the target."""
+    reached = []
+    for seed in arguments.seeds:
+        rows = train(
+            arguments.out / f"quickstart-{seed}", arguments.ranks, ["--preset", "quickstart", "--seed", str(seed)]
+        )
+        show(f"quickstart seed {seed}", rows)
+        above = rows[rows["eval_return_median"] >= TARGET]
+        if above.empty:
+            print(f"  never reached {TARGET:.0f}")
+        else:
+            print(
+                f"  {TARGET:.0f} after {above['env_steps'].iloc[0] / 1e6:.2f}M steps, {above['wall_time'].iloc[0]:.0f} s"
+            )
+        reached.append(not above.empty)
+    return all(reached)
+
+
+def iwes(arguments: argparse.Namespace) -> bool:
+    """Whether the most updates per population end above the fewest."""
+    last = []
+    for updates in sorted(arguments.updates):
+        settings = [*LOW_RATE, "--iw-updates", str(updates), "--max-env-steps", str(int(arguments.env_steps))]
+        run_dir = arguments.out / f"k{updates}"
+        rows = train(run_dir, arguments.ranks, settings)
+        show(f"K = {updates}", rows)
+        ess = iwes_mpi.open_run(run_dir).updates.groupby("k")["ess"].mean()
+        print("  mean ESS by k: " + "  ".join(f"{k}: {value:.3f}" for k, value in ess.items()))
+        last.append(rows["eval_return_median"].iloc[-1])
+    return bool(last[-1] > last[0])
+
+
+def main() -> int:
+    """Run the chosen experiment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=("quickstart", "iwes"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--env-steps", type=float, default=10e6)
+    parser.add_argument("--updates", type=int, nargs="+", default=[0, 2], metavar="K")
+    parser.add_argument("--ranks", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=Path("runs/learning"))
+    arguments = parser.parse_args()
+    passed = quickstart(arguments) if arguments.experiment == "quickstart" else iwes(arguments)
+    print("PASS" if passed else "FAIL")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
