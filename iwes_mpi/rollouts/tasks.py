@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iwes_mpi.jit import kernel
+from iwes_mpi.jit import kernel, multiply_add
 
 Vector = NDArray[np.float64]
 
@@ -154,12 +154,12 @@ def inside(x, limits):
 
 
 @strict
-def sum_squares(x):
-    """Σ x² in x's precision, in the order of ``np.sum(np.square(x))`` for 1 to 128 numbers."""
+def sum_squares_short(x):
+    """`sum_squares` of at most 128 numbers."""
     n = x.shape[0]
     if n < 8:
-        total = x[0] * x[0]
-        for j in range(1, n):
+        total = x.dtype.type(0.0)
+        for j in range(n):
             total += x[j] * x[j]
         return total
     s0, s1, s2, s3 = x[0] * x[0], x[1] * x[1], x[2] * x[2], x[3] * x[3]
@@ -181,20 +181,50 @@ def sum_squares(x):
 
 
 @strict
-def sum_clipped_squares(x, limits):
-    """Σ clip(x)², within rounding of NumPy's sum."""
-    total = 0.0
-    for j in range(x.shape[0]):
-        y = clip(x[j], limits[0], limits[1])
-        total += y * y
-    return total
+def sum_squares(x):
+    """Σ x² in x's precision, in the order of ``np.sum(np.square(x))``: halves of more than 128 numbers one by one."""
+    n = x.shape[0]
+    if n <= 128:
+        return sum_squares_short(x)
+    half = n // 2 - n // 2 % 8
+    return sum_squares(x[:half]) + sum_squares(x[half:])
 
 
 @strict
-def distance(a, b):
-    """The Euclidean distance of two points."""
-    x, y, z = a[0] - b[0], a[1] - b[1], a[2] - b[2]
+def sum_clipped_squares(x, limits):
+    """Σ clip(x)², in the order of NumPy's sum."""
+    clipped = np.empty_like(x)
+    put_clipped(clipped, 0, x, limits[0], limits[1])
+    return sum_squares(clipped)
+
+
+def dot_fuses() -> bool:
+    """Whether ``np.dot``, and so ``np.linalg.norm``, rounds a·b + c once: the BLAS decides by the kind of CPU."""
+    x, y = np.array([1.0 + 2.0**-29, 1.0 + 2.0**-30, 0.0]), np.array([-1.0, 1.0 + 2.0**-30, 0.0])
+    return bool(np.dot(x, y) != 0)  # 2**-60 is what the second product loses if it is rounded
+
+
+@strict
+def norm(x, y, z, fused):
+    """``np.linalg.norm`` of (x, y, z); `fused` as `dot_fuses` says."""
+    if fused:
+        return np.sqrt(multiply_add(z, z, multiply_add(y, y, x * x)))
     return np.sqrt(x * x + y * y + z * z)
+
+
+@strict
+def power(x, exponent):
+    """A scalar's ``**`` in NumPy: the C library's ``pow``, whose squares are not quite x·x.
+
+    A task has to hold the exponent in a field: of one that it knows the compiler makes a product.
+    """
+    return x**exponent
+
+
+@strict
+def distance(a, b, fused):
+    """The Euclidean distance of two points; `fused` as `dot_fuses` says."""
+    return norm(a[0] - b[0], a[1] - b[1], a[2] - b[2], fused)
 
 
 # -- the tasks -----------------------------------------------------------------------------------------------
@@ -605,12 +635,13 @@ class InvertedDoublePendulum(NamedTuple):
     tip: Vector  # (3,)
     qfrc_constraint: Vector  # (nv,)
     healthy_reward: float
+    two: float  # for `power`
 
     @classmethod
     def read(cls, env: Any) -> "InvertedDoublePendulum":
         return cls(
             read_state(env, env._reset_noise_scale), env.data.site_xpos[0], env.data.qfrc_constraint,
-            float(env._healthy_reward),
+            float(env._healthy_reward), 2.0,
         )  # fmt: skip
 
     def reset(self, rng):
@@ -633,8 +664,8 @@ class InvertedDoublePendulum(NamedTuple):
         x, y = self.tip[0], self.tip[2]
         v1, v2 = self.state.qvel[1], self.state.qvel[2]
         fallen = y <= 1.0
-        distance_penalty = 0.01 * (x * x) + (y - 2.0) * (y - 2.0)
-        velocity_penalty = 1e-3 * (v1 * v1) + 5e-3 * (v2 * v2)
+        distance_penalty = 0.01 * power(x, self.two) + power(y - 2.0, self.two)
+        velocity_penalty = 1e-3 * power(v1, self.two) + 5e-3 * power(v2, self.two)
         return (0.0 if fallen else self.healthy_reward) - distance_penalty - velocity_penalty, fallen
 
 
@@ -647,12 +678,13 @@ class Reacher(NamedTuple):
     target: Vector  # (3,)
     distance_weight: float
     control_weight: np.float32
+    fused: bool  # how NumPy computes norms
 
     @classmethod
     def read(cls, env: Any) -> "Reacher":
         return cls(
             read_state(env, 0.1), body(env, "fingertip"), body(env, "target"), float(env._reward_dist_weight),
-            np.float32(env._reward_control_weight),
+            np.float32(env._reward_control_weight), dot_fuses(),
         )  # fmt: skip
 
     def reset(self, rng):
@@ -662,7 +694,7 @@ class Reacher(NamedTuple):
         while True:
             x = rng.uniform(-0.2, 0.2)
             y = rng.uniform(-0.2, 0.2)
-            if np.sqrt(x * x + y * y) < 0.2:
+            if norm(x, y, 0.0, self.fused) < 0.2:
                 break
         qpos[-2] = x
         qpos[-1] = y
@@ -683,7 +715,7 @@ class Reacher(NamedTuple):
         return 0.0
 
     def outcome(self, before, action):
-        reach = -distance(self.fingertip, self.target) * self.distance_weight
+        reach = -distance(self.fingertip, self.target, self.fused) * self.distance_weight
         return reach - sum_squares(action) * self.control_weight, False
 
 
@@ -698,12 +730,14 @@ class Pusher(NamedTuple):
     near_weight: float
     distance_weight: float
     control_weight: np.float32
+    fused: bool  # how NumPy computes norms
 
     @classmethod
     def read(cls, env: Any) -> "Pusher":
         return cls(
             read_state(env, 0.005), body(env, "tips_arm"), body(env, "object"), body(env, "goal"),
             float(env._reward_near_weight), float(env._reward_dist_weight), np.float32(env._reward_control_weight),
+            dot_fuses(),
         )  # fmt: skip
 
     def reset(self, rng):
@@ -712,7 +746,7 @@ class Pusher(NamedTuple):
         while True:
             x = rng.uniform(-0.3, 0.0)
             y = rng.uniform(-0.2, 0.2)
-            if np.sqrt(x * x + y * y) > 0.17:
+            if norm(x, y, 0.0, self.fused) > 0.17:
                 break
         qpos[-4] = x
         qpos[-3] = y
@@ -729,6 +763,6 @@ class Pusher(NamedTuple):
         return 0.0
 
     def outcome(self, before, action):
-        near = -distance(self.object, self.tips_arm) * self.near_weight
-        far = -distance(self.object, self.goal) * self.distance_weight
+        near = -distance(self.object, self.tips_arm, self.fused) * self.near_weight
+        far = -distance(self.object, self.goal, self.fused) * self.distance_weight
         return far - sum_squares(action) * self.control_weight + near, False
