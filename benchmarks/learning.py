@@ -59,9 +59,8 @@ def quickstart(arguments: argparse.Namespace) -> bool:
         if above.empty:
             print(f"  never reached {TARGET:.0f}")
         else:
-            print(
-                f"  {TARGET:.0f} after {above['env_steps'].iloc[0] / 1e6:.2f}M steps, {above['wall_time'].iloc[0]:.0f} s"
-            )
+            first = above.iloc[0]
+            print(f"  {TARGET:.0f} after {first['env_steps'] / 1e6:.2f}M steps, {first['wall_time']:.0f} s")
         reached.append(not above.empty)
     return all(reached)
 
