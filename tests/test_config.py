@@ -362,6 +362,6 @@ def test_damaged_json_is_refused(text):
 
 
 @pytest.mark.parametrize("name", FIELDS)
-@pytest.mark.parametrize("value", [object(), [None], {1: 2}, math.nan, 1j], ids=str)
+@pytest.mark.parametrize("value", [object(), [None], {1: 2}, math.nan, 1j], ids=lambda value: type(value).__name__)
 def test_values_of_wrong_types_name_the_setting(name, value):
     assert refused(lambda: Config(**{name: value}))[0] == flag(name)
