@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -17,8 +18,9 @@ class Drift(gymnasium.Env[Any, Any]):
     observation_space = Box(-np.inf, np.inf, (OBS_SIZE,), np.float64)
     action_space = Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
 
-    def __init__(self, sleep: float = 0.0):
+    def __init__(self, sleep: float = 0.0, marker: str | None = None):
         self.sleep = sleep  # s per step
+        self.marker = marker  # a file that tells that episodes are under way
         self.steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
@@ -29,6 +31,8 @@ class Drift(gymnasium.Env[Any, Any]):
         return self.state.copy(), {}
 
     def step(self, action: Any) -> Any:
+        if self.marker:
+            Path(self.marker).touch()
         if self.sleep:
             time.sleep(self.sleep)
         self.steps += 1

@@ -1,6 +1,7 @@
 """What breaks on a cluster: signals, crashes, bad environments, full disks, two jobs. Nothing hangs or is lost."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -23,8 +24,6 @@ TOLD = 10.0  # s within which a failure must end all ranks
 
 def faulty(fault: str, **options: object) -> list[str]:
     """Settings of a small run whose environment does `fault`."""
-    import json
-
     kwargs = json.dumps({"fault": fault, **options})
     return [*launch.SMALL, "--env-id", "environments:Faulty-v0", "--env-kwargs", kwargs, "--min-env-steps", "0"]
 
@@ -85,16 +84,21 @@ def test_an_environment_that_prints_megabytes_stops_nothing(tmp_path: Path) -> N
 
 # Episodes of about a second in a population of several: a signal meets it in its middle.
 SLOW = [
-    *("--env-id", "environments:Drift-v0", "--env-kwargs", '{"sleep": 0.03}', "--hidden-sizes", "--n-pairs", "9"),
+    *("--env-id", "environments:Drift-v0", "--hidden-sizes", "--n-pairs", "9"),
     *("--min-env-steps", "0", "--n-eval", "0", "--noise-table-size", "20000", "--iterations", "1"),
 ]
+
+
+def slowly(marker: Path, sleep: float = 0.03) -> list[str]:
+    """Settings of the slow run that touches `marker` when its episodes have begun."""
+    return [*SLOW, "--env-kwargs", json.dumps({"sleep": sleep, "marker": str(marker)})]
 
 
 @pytest.fixture(scope="module")
 def slow_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The slow run, left alone."""
     run_dir = tmp_path_factory.mktemp("slow") / "whole"
-    assert launch.train(4, *SLOW, "--run-dir", str(run_dir)).code == 0
+    assert launch.train(4, *slowly(run_dir.parent / "begun"), "--run-dir", str(run_dir)).code == 0
     return run_dir
 
 
@@ -114,10 +118,10 @@ def test_a_signal_to_one_rank_stops_all_in_the_middle_of_a_population(
 ) -> None:
     run_dir = tmp_path / "run"
     with launch.started(
-        3, "-m", "iwes_mpi.train", *SLOW, "--run-dir", str(run_dir), MPIR_CVAR_NUM_CLIQUES="2"
+        3, "-m", "iwes_mpi.train", *slowly(tmp_path / "begun"), "--run-dir", str(run_dir), MPIR_CVAR_NUM_CLIQUES="2"
     ) as process:
-        wait_for(run_dir / CURRENT, process)
-        time.sleep(1.5)
+        wait_for(tmp_path / "begun", process)
+        time.sleep(0.5)
         ranks = sorted(launch.ranks_of(process.pid))
         assert len(ranks) == 3
         begin = time.monotonic()
@@ -132,10 +136,10 @@ def test_a_signal_to_one_rank_stops_all_in_the_middle_of_a_population(
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
-    slower = [*SLOW, "--env-kwargs", '{"sleep": 1.0}']
+    slower = slowly(tmp_path / "begun", sleep=1.0)
     with launch.started(2, "-m", "iwes_mpi.train", *slower, "--run-dir", str(tmp_path / "run")) as process:
-        wait_for(tmp_path / "run" / CURRENT, process)
-        time.sleep(1.5)
+        wait_for(tmp_path / "begun", process)
+        time.sleep(0.5)
         begin = time.monotonic()
         for _ in range(2):
             launch.send(launch.ranks_of(process.pid), signal.SIGINT)
@@ -151,7 +155,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
 
 def test_two_jobs_on_one_directory(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    endless = [*SLOW, "--iterations", "none", "--run-dir", str(run_dir)]
+    endless = [*slowly(tmp_path / "begun"), "--iterations", "none", "--run-dir", str(run_dir)]
     with launch.started(2, "-m", "iwes_mpi.train", *endless) as first:
         wait_for(run_dir / CURRENT, first)
         second = launch.train(2, "--resume", "--run-dir", str(run_dir))
