@@ -328,7 +328,7 @@ def test_a_lost_node_costs_no_bit(slurm: Slurm, expected: np.ndarray, node: int,
 
 def test_the_table_of_the_paper_is_what_its_generator_prints() -> None:
     made = subprocess.run(
-        [sys.executable, ROOT / "jobs/paper_table.py"], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, ROOT / "jobs/tables.py", "paper"], check=True, capture_output=True, text=True, timeout=60
     ).stdout
     assert made == (ROOT / "jobs/paper.tsv").read_text()
     rows = [line.split("\t") for line in made.splitlines()[1:]]

@@ -1,0 +1,74 @@
+"""Print a table of runs: python jobs/tables.py paper > jobs/paper.tsv (or scaled, reference).
+
+One row per run; row n is element n of the job array of jobs/paper.sbatch. Columns other than figure and run_dir are
+settings, as flags of iwes_mpi.train.
+
+=========  ===================================================================================================
+paper      figures 1, 2 and 4 of Campos et al. (2018) at the paper's size
+scaled     the same figures on a laptop: HalfCheetah-v5 cut to 200 steps, small policies, with the paper's d / n_pairs
+           (2.4) and learning_rate · √d / sigma (0.54 at the low rate)
+reference  environment steps to the returns of Salimans et al. (2017), by ES and by IW-ES
+=========  ===================================================================================================
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+
+Row = tuple[object, ...]
+SEEDS = range(1, 6)
+IW_UPDATES = range(6)  # K
+
+COLUMNS = {
+    "paper": ("figure", "run_dir", "preset", "iw_updates", "learning_rate", "seed", "iterations"),
+    "scaled": ("figure", "run_dir", "config", "iw_updates", "learning_rate", "seed", "iterations"),
+    "reference": ("figure", "run_dir", "config", "iw_updates", "learning_rate", "seed"),
+}
+
+
+def paper() -> Iterator[Row]:
+    """Figures 1, 2 and 4; 1000 iterations are our choice: about 10^10 steps where every episode lasts 1000."""
+    presets = {64: "paper-ant", 256: "paper-ant-256", 512: "paper-ant-512"}
+    settings = [(1, 64, "1e-4"), (2, 256, "1e-4"), (2, 512, "1e-4"), (4, 64, "1e-3"), (4, 64, "1e-2")]
+    for figure, units, rate in settings:
+        for k in IW_UPDATES:
+            for seed in SEEDS:
+                run_dir = f"runs/paper/ant-{units}-K{k}-lr{rate}-seed{seed}"
+                yield figure, run_dir, presets[units], k, rate, seed, 1000
+
+
+def scaled() -> Iterator[Row]:
+    """Seeds outermost: after every fifth of a figure's runs, each setting has as many seeds as the others."""
+
+    def row(figure: int, policy: str, k: int, rate: float, seed: int, iterations: int) -> Row:
+        run_dir = f"runs/scaled/{policy}-K{k}-lr{rate:g}-seed{seed}"
+        return figure, run_dir, f"jobs/scaled/{policy}.toml", k, f"{rate:g}", seed, iterations
+
+    low = 5.2e-3  # the low rate of the linear policy
+    for seed in SEEDS:
+        for k in IW_UPDATES:
+            yield row(1, "linear", k, low, seed, 100)
+    for seed in SEEDS:
+        for factor in (3, 6, 9, 18, 27, 54):  # also the control: K = 2 and 5 at a rate against ES at 3 and 6 times it
+            yield row(4, "linear", 0, factor * low, seed, 60)
+        for k in (2, 5):
+            for factor in (3, 9, 27):
+                yield row(4, "linear", k, factor * low, seed, 60)
+    for policy, rate, iterations in (("8x8", 3.3e-3, 60), ("16x16", 2.1e-3, 40)):
+        for seed in SEEDS:
+            for k in (0, 1, 3, 5):
+                yield row(2, policy, k, rate, seed, iterations)
+
+
+TABLES: dict[str, Callable[[], Iterator[Row]]] = {"paper": paper, "scaled": scaled}
+
+
+def lines(name: str) -> Iterator[str]:
+    """The lines of a table, heading first."""
+    for row in (COLUMNS[name], *TABLES[name]()):
+        yield "\t".join(str(value) for value in row)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in TABLES:
+        sys.exit(f"usage: python jobs/tables.py {{{','.join(TABLES)}}}")
+    print("\n".join(lines(sys.argv[1])))
