@@ -6,8 +6,11 @@ no chance of collision.
 """
 
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import DTypeLike, NDArray
 
 MAX_SEED = 2**64 - 1
 
@@ -22,6 +25,17 @@ class Stream(IntEnum):
     EVALUATION_EPISODE = 5  # sample = evaluation episode
     INITIALISATION = 6  # the policy's initial parameters
     SCORE_EPISODE = 7  # python -m iwes_mpi.evaluate; sample = episode
+
+
+class _Key(ISeedSequence):
+    """Hands a key to Philox, whose own argument `key` costs the drawing of entropy that it then does not use."""
+
+    def __init__(self, key: NDArray[np.uint64]):
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: DTypeLike = np.uint64) -> NDArray[Any]:
+        """The key, which is what Philox asks for: two 64-bit words."""
+        return self._key
 
 
 def generator(seed: int, stream: Stream, iteration: int = 0, sample: int = 0) -> np.random.Generator:
@@ -43,7 +57,7 @@ def generator(seed: int, stream: Stream, iteration: int = 0, sample: int = 0) ->
     """
     return np.random.Generator(
         np.random.Philox(
-            key=np.array([seed, stream], dtype=np.uint64),
+            _Key(np.array([seed, stream], dtype=np.uint64)),  # type: ignore[arg-type]  # stubs lack ISeedSequence
             counter=np.array([0, 0, sample, iteration], dtype=np.uint64),
         )
     )
