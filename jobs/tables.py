@@ -49,13 +49,13 @@ def scaled() -> Iterator[Row]:
             yield row(1, "linear", k, low, seed, 100)
     for seed in SEEDS:
         for factor in (3, 6, 9, 18, 27, 54):  # also the control: K = 2 and 5 at a rate against ES at 3 and 6 times it
-            yield row(4, "linear", 0, factor * low, seed, 60)
+            yield row(4, "linear", 0, factor * low, seed, 40)
         for k in (2, 5):
             for factor in (3, 9, 27):
-                yield row(4, "linear", k, factor * low, seed, 60)
-    for policy, rate, iterations in (("8x8", 3.3e-3, 60), ("16x16", 2.1e-3, 40)):
+                yield row(4, "linear", k, factor * low, seed, 40)
+    for policy, rate, iterations, updates in (("8x8", 3.3e-3, 50, (0, 1, 3, 5)), ("16x16", 2.1e-3, 30, (0, 3))):
         for seed in SEEDS:
-            for k in (0, 1, 3, 5):
+            for k in updates:
                 yield row(2, policy, k, rate, seed, iterations)
 
 
