@@ -98,10 +98,12 @@ def score(world: mpi.World, argv: list[str]) -> Scores:
     found = agree(world, lambda: _prepare(argv), on_root=True)
     options, state, config = world.from_root(found and (found[0], found[1].state, found[1].config))
 
+    from iwes_mpi.rehearsal import in_turn
     from iwes_mpi.rollouts import EpisodeTask, open_runner
 
     studio = agree(world, lambda: _open_studio(config, options), on_root=True)
-    runner = agree(world, lambda: open_runner(config), on_root=True) or open_runner(config)
+    opened = agree(world, lambda: open_runner(config), on_root=True)
+    runner = in_turn(world, lambda: opened or open_runner(config))
     theta, normaliser = state.theta.astype(np.float32), state.obs.normaliser()
     noise = 0.0 if options.deterministic else config.action_noise
 
@@ -109,6 +111,7 @@ def score(world: mpi.World, argv: list[str]) -> Scores:
         rng = generator(options.seed, Stream.SCORE_EPISODE, 0, episode)
         return EpisodeTask(theta, normaliser, rng, noise, False, True)
 
+    in_turn(world, lambda: runner.rehearse(task(0)))
     results = np.zeros((options.episodes, 2))
     for episode in world.share(options.episodes):
         outcome = runner.run(task(episode))
