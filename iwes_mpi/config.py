@@ -142,7 +142,7 @@ class Config:
     Raises
     ------
     ConfigError
-        If a value is out of its range or of the wrong type, or two settings contradict each other.
+        If a value is out of its range or of the wrong type.
     """
 
     env_id: str = _setting("environment", "Ant-v5", "Gymnasium id; module:EnvId imports your module first", _not_empty)
