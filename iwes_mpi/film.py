@@ -87,6 +87,8 @@ def open_camera(config: Config) -> gymnasium.Env[Any, Any]:
     if with_mujoco:
         choose_renderer()
     env = make_env(config, "rgb_array")
+    if with_mujoco:
+        _follow(env)
     try:
         env.reset(seed=0)
         _take(env)
@@ -94,6 +96,19 @@ def open_camera(config: Config) -> gymnasium.Env[Any, Any]:
         env.close()
         raise ConfigError("--video", f"{config.env_id} cannot be filmed: {type(error).__name__}: {error}") from error
     return env
+
+
+def _follow(env: gymnasium.Env[Any, Any]) -> None:
+    """Film with the model's camera "track", unless --env-kwargs say how: Gymnasium's own may stand still."""
+    inner: Any = env.unwrapped
+    spec = env.spec
+    if spec is not None and any("camera" in name for name in spec.kwargs):
+        return
+    mujoco = importlib.import_module("mujoco")
+    camera = mujoco.mj_name2id(inner.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+    renderer = getattr(inner, "mujoco_renderer", None)
+    if renderer is not None and camera >= 0:
+        renderer.camera_id = camera
 
 
 def _take(env: gymnasium.Env[Any, Any]) -> Frame:

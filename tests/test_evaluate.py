@@ -165,6 +165,26 @@ def test_mujoco_off_screen(world, tmp_path, capsys, monkeypatch):
 # -- refusals ------------------------------------------------------------------------------------------------
 
 
+def test_the_camera_follows_a_robot_that_runs_away(monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    try:
+        film.choose_renderer()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    env = film.open_camera(Config(env_id="HalfCheetah-v5"))
+    sizes = []
+    for x in (0.0, 40.0):
+        env.reset(seed=0)
+        qpos = env.unwrapped.data.qpos.copy()
+        qpos[0] += x
+        env.unwrapped.set_state(qpos, np.zeros_like(qpos))
+        red, green, blue = np.moveaxis(env.render().astype(int), 2, 0)
+        sizes.append(np.sum((red > green + 20) & (green > blue + 20)))  # the cheetah is brown, its world is not
+    env.close()
+    assert sizes[0] > 2000
+    assert 0.7 < sizes[1] / sizes[0] < 1.4
+
+
 def test_what_cannot_be_filmed_is_refused_in_one_line_before_work(world, pictured, tmp_path, capsys):
     plain = make_checkpoint(tmp_path / "plain", env_id="environments:Drift-v0")
     black = make_checkpoint(tmp_path / "black", env_id="pictured:Pictured-v0", env_kwargs={"fail_at": 0})
