@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from iwes_mpi import mpi
 from iwes_mpi.config import ArgumentParser, ConfigError
-from iwes_mpi.launching import FINISHED, agree, run_program
+from iwes_mpi.launching import FINISHED, agree, agree_in_order, run_program
 from iwes_mpi.seeding import MAX_SEED, Stream, generator
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def score(world: mpi.World, argv: list[str]) -> Scores:
 
     studio = agree(world, lambda: _open_studio(config, options), on_root=True)
     opened = agree(world, lambda: open_runner(config), on_root=True)
-    runner = in_turn(world, lambda: opened or open_runner(config))
+    runner = agree_in_order(world, lambda: opened or open_runner(config), in_turn)
     theta, normaliser = state.theta.astype(np.float32), state.obs.normaliser()
     noise = 0.0 if options.deterministic else config.action_noise
 

@@ -2,9 +2,10 @@
 
 import argparse
 import os
+import platform
 import sys
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from iwes_mpi import mpi
 from iwes_mpi.config import ConfigError
@@ -35,16 +36,34 @@ def agree(world: mpi.World, function: Callable[[], T], on_root: bool = False) ->
     Refused
         On every rank, if it raised ConfigError on any, with the message of the first such rank.
     """
-    result, problem = None, None
-    if world.is_root or not on_root:
-        try:
-            result = function()
-        except ConfigError as error:
-            problem = str(error)
+    called = _attempt(world, function) if world.is_root or not on_root else None
+    _refuse(world, called and called[1])
+    return called and called[0]
+
+
+def agree_in_order(
+    world: mpi.World, function: Callable[[], T], order: Callable[[mpi.World, Callable[[], Any]], Any]
+) -> T:
+    """Call `function` on every rank as `order` has it, such as `rehearsal.in_turn`; else as `agree`."""
+    result, problem = order(world, lambda: _attempt(world, function))
+    _refuse(world, problem)
+    return result
+
+
+def _attempt(world: mpi.World, function: Callable[[], T]) -> tuple[T | None, str | None]:
+    """What a function returned, and what it found wrong with the input."""
+    try:
+        return function(), None
+    except ConfigError as error:
+        # The other ranks see the same command line: what only they find wrong is wrong where they are.
+        return None, str(error) if world.is_root else f"{error} (on rank {world.rank}, node {platform.node()})"
+
+
+def _refuse(world: mpi.World, problem: str | None) -> None:
+    """Raise Refused on every rank if there is a problem on any. Collective."""
     problem = world.first(problem)
     if problem is not None:
         raise Refused(problem)
-    return result
 
 
 Body = Callable[[mpi.World, list[str]], int]

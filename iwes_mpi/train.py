@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from iwes_mpi import mpi
 from iwes_mpi.config import Config, ConfigError, build_parser, parse
-from iwes_mpi.launching import FINISHED, STOPPED_EARLY, STORAGE_FAILED, StorageError, agree, run_program
+from iwes_mpi.launching import FINISHED, STOPPED_EARLY, STORAGE_FAILED, StorageError, agree, agree_in_order, run_program
 
 if TYPE_CHECKING:
     from iwes_mpi.es import Report
@@ -43,7 +43,7 @@ def train(world: mpi.World, argv: list[str]) -> int:
 
     # Rank 0 first: what is wrong with the environment is found, and said, once.
     opened: EpisodeRunner | None = agree(world, lambda: open_runner(config), on_root=True)
-    runner = in_turn(world, lambda: opened or open_runner(config))
+    runner = agree_in_order(world, lambda: opened or open_runner(config), in_turn)
     d = runner.network.n_parameters
     size, notice = agree(world, lambda: choose_size(config, world, d)) or (0, None)
     config = dataclasses.replace(config, noise_table_size=size)

@@ -52,18 +52,26 @@ class Choice(Drift):
 
 
 class Faulty(Drift):
-    """Drift that does `fault` on the step `at` of every episode of the rank `rank` (any rank by default)."""
+    """Drift that does `fault` on the step `at` of every episode of the rank `rank` (any rank by default).
 
-    def __init__(self, fault: str, at: int = 3, rank: int | None = None, share: float = 1.0):
+    `since` is a file whose time tells when that was last.
+    """
+
+    def __init__(self, fault: str, at: int = 3, rank: int | None = None, share: float = 1.0, since: str | None = None):
         super().__init__()
-        self.fault, self.at, self.share = fault, at, share
-        mine = int(os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0")))
+        self.fault, self.at, self.share, self.since = fault, at, share, since
+        variables = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+        mine = next((int(os.environ[name]) for name in variables if name in os.environ), 0)
         self.active = rank is None or rank == mine
+        if fault == "absent" and self.active:
+            raise FileNotFoundError("its model is not on this node")
 
     def step(self, action: Any) -> Any:
         obs, reward, terminated, truncated, info = super().step(action)
         if not (self.active and self.steps == self.at and self.np_random.random() < self.share):
             return obs, reward, terminated, truncated, info
+        if self.since is not None:
+            Path(self.since).touch()
         if self.fault == "raise":
             raise ArithmeticError("the environment gave up")
         if self.fault == "exit":

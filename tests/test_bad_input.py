@@ -176,6 +176,19 @@ def test_under_a_real_launcher(tmp_path: Path) -> None:
 
 
 @pytest.mark.mpi
+def test_an_environment_that_is_missing_on_one_node(tmp_path: Path) -> None:
+    kwargs = json.dumps({"fault": "absent", "rank": 1})
+    absent = ["--env-id", "environments:Faulty-v0", "--env-kwargs", kwargs, "--run-dir", str(tmp_path / "run")]
+    outcome = launch.train(RANKS, *launch.SMALL, *absent)
+    assert outcome.code == 2, outcome.err
+    said = [line for line in outcome.err.splitlines() if "--env-kwargs" in line]
+    assert len(said) == 1, outcome.err
+    assert "its model is not on this node (on rank 1, node " in said[0]
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.mpi
 def test_help_is_printed_once_and_ends_with_zero() -> None:
     outcome = launch.train(RANKS, "--help")
     assert outcome.code == 0
