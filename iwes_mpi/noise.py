@@ -37,6 +37,38 @@ def available_bytes() -> int:
     return min(free, default=0)
 
 
+def cgroup_bytes(root: Path = Path("/")) -> int:
+    """Bytes that the memory limits of this process's control groups leave, such as Slurm's --mem; 2^62 without any.
+
+    A group's limit holds for the groups below it together. Its cache of files gives way to other use.
+    """
+    free = [2**62]
+    try:
+        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        memberships = []
+    for line in memberships:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            base, limit, used, cache = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, limit, used = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
+            continue
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(base):
+                break
+            try:
+                statistics = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
+                taken = int((folder / used).read_text()) - int(statistics[cache])
+                free.append(max(0, int((folder / limit).read_text()) - taken))
+            except (OSError, ValueError, KeyError):
+                continue  # without a limit ("max"), or not to be seen from in here
+    return min(free)
+
+
 def choose_size(config: Config, world: World, d: int) -> tuple[int, str | None]:
     """The table's size: as configured, or the default, smaller where some node's memory is. Collective.
 
@@ -53,21 +85,21 @@ def choose_size(config: Config, world: World, d: int) -> tuple[int, str | None]:
         If the table would be too small for a policy of `d` parameters, or too large for a node. On every rank.
     """
     available = world.minimum_integer(available_bytes()) or 2**62
-    numbers = available // 4
     if config.noise_table_size is not None:
         size, notice = config.noise_table_size, None
-        if size > numbers:
+        if size > available // 4:
             raise ConfigError(
                 "--noise-table-size", f"{size} numbers need {4 * size / 1e9:.2f} GB of shared memory on every node, "
                 f"but a node has {available / 1e9:.2f} GB (/dev/shm and free memory)"
             )  # fmt: skip
     else:
         size, notice = DEFAULT_SIZE, None
-        if size > _SPARE * numbers:
-            size = int(_SPARE * numbers) // 1_000_000 * 1_000_000
+        available = min(available, world.minimum_integer(cgroup_bytes()))
+        if 4 * size > _SPARE * available:
+            size = int(_SPARE * available / 4) // 1_000_000 * 1_000_000
             notice = (
                 f"noise table cut from {DEFAULT_SIZE} to {size} numbers: a node has only {available / 1e9:.2f} GB of "
-                "shared memory (/dev/shm and free memory); set --noise-table-size to choose"
+                "shared memory (/dev/shm, free memory and the job's memory limit); set --noise-table-size to choose"
             )
     if size < 2 * d:
         raise ConfigError(

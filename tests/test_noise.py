@@ -130,6 +130,56 @@ def test_default_is_cut_where_memory_is_short(world, monkeypatch):
         choose_size(Config(), world, 30_000_000)
 
 
+def cgroups(root, memberships, files):
+    """A tree with what the kernel tells of control groups."""
+    for path, text in ({"proc/self/cgroup": memberships} | files).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    return noise_module.cgroup_bytes(root)
+
+
+def test_limits_of_control_groups_v2(tmp_path):
+    """The job's limit binds, not the step's larger one; the file cache in use counts as free."""
+    job, step = "sys/fs/cgroup/system.slice/job_7", "sys/fs/cgroup/system.slice/job_7/step_0"
+    files = {
+        f"{job}/memory.max": "2000\n",
+        f"{job}/memory.current": "700\n",
+        f"{step}/memory.max": "5000\n",
+        f"{step}/memory.current": "500\n",
+        f"{job}/memory.stat": "anon 400\ninactive_file 200\nactive_file 100\n",
+        f"{step}/memory.stat": "anon 400\ninactive_file 0\n",
+    }
+    assert cgroups(tmp_path, "0::/system.slice/job_7/step_0\n", files) == 2000 - 700 + 200
+    assert cgroups(tmp_path, "0::/system.slice/job_7/step_0\n", {f"{job}/memory.max": "max\n"}) == 5000 - 500
+    assert cgroups(tmp_path, "0::/system.slice/job_7/step_0\n", {f"{step}/memory.max": "400\n"}) == 0
+
+
+def test_limits_of_control_groups_v1(tmp_path):
+    """A container names the host's path, but sees its own group at the top."""
+    top = "sys/fs/cgroup/memory"
+    files = {
+        f"{top}/memory.limit_in_bytes": "3000\n",
+        f"{top}/memory.usage_in_bytes": "1000\n",
+        f"{top}/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n",
+    }
+    memberships = "5:cpu,cpuacct:/docker/1\n4:memory:/docker/1\n0::/docker/1\n"
+    assert cgroups(tmp_path, memberships, files) == 3000 - 1000 + 50
+
+
+def test_no_control_groups(tmp_path):
+    assert noise_module.cgroup_bytes(tmp_path) == 2**62
+    assert cgroups(tmp_path, "0::/\n", {"sys/fs/cgroup/memory.stat": "anon 1\n"}) == 2**62
+
+
+def test_the_jobs_limit_cuts_the_default_only(world, monkeypatch):
+    monkeypatch.setattr(noise_module, "available_bytes", lambda: 2**40)
+    monkeypatch.setattr(noise_module, "cgroup_bytes", lambda: 200_000_000)
+    size, notice = choose_size(Config(), world, 100)
+    assert size == 40_000_000
+    assert "memory limit" in notice
+    assert choose_size(Config(noise_table_size=50_000_001), world, 100) == (50_000_001, None)
+
+
 # -- slices --------------------------------------------------------------------------------------------------
 
 
