@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+StyleOf = Callable[[Run], tuple[int, int]]  # which of how many styles a run's setting has
 X = Literal["env_steps", "wall_time", "iteration"]
 Band = Literal["min-max", "standard-error", "quartiles", "none"]
 BANDS: dict[Band, str] = {
@@ -256,13 +257,14 @@ def _draw(
     settings: Sequence[Setting],
     curve: Callable[[Run], tuple[NDArray[Any], NDArray[Any]]],
     band: Band,
+    style_of: StyleOf | None = None,
 ) -> None:
     """One mean with its band per setting; runs that go beyond the others of their setting end in thin lines."""
     for index, (label, runs) in enumerate(settings):
         curves = [curve(run) for run in runs]
         curves = [c for c in curves if c[0].size]
         x, mean, low, high = average(curves, band)
-        look = style(index, len(settings))
+        look = style(*style_of(runs[0])) if style_of else style(index, len(settings))
         step = max(1, x.size // _MARKERS_PER_LINE)
         if x.size > _FEW_POINTS:
             look["markevery"] = (index * step // max(len(settings), 1), step)
@@ -289,6 +291,7 @@ def learning_curves(
     y: str = "eval_return_median",
     band: Band = "min-max",
     legend: bool = True,
+    style_of: StyleOf | None = None,
 ) -> "Axes":
     """Learning curves: one per setting, the mean of its runs, with a band.
 
@@ -304,13 +307,16 @@ def learning_curves(
         One of `BANDS`.
     legend : bool
         Whether to put a legend, right of the axes.
+    style_of : function or None
+        From a run to its setting's style (index, number of styles), for settings that look alike across figures; by
+        default styles follow the order of the settings.
 
     Returns
     -------
     matplotlib Axes
     """
     ax, settings = _axes(ax), group_runs(runs)
-    _draw(ax, settings, lambda run: run_curve(run, x, y), band)
+    _draw(ax, settings, lambda run: run_curve(run, x, y), band, style_of)
     _label_x(ax, x)
     names = {"eval_return_median": "evaluation median (return)", "return_mean": "population mean (return)"}
     ax.set_ylabel(names.get(y, y.replace("_", " ")))
@@ -340,7 +346,11 @@ def ess_curves(
 
 
 def per_update(
-    runs: Iterable[Run], column: Literal["ess", "kl"] = "ess", ax: "Axes | None" = None, legend: bool = True
+    runs: Iterable[Run],
+    column: Literal["ess", "kl"] = "ess",
+    ax: "Axes | None" = None,
+    legend: bool = True,
+    style_of: StyleOf | None = None,
 ) -> "Axes":
     """ESS or KL before the k-th importance-weighted update: median and quartiles over iterations and runs.
 
@@ -361,7 +371,7 @@ def per_update(
         ks = np.array(sorted(groups))
         low, median, high = np.array([np.quantile(groups[k], (0.25, 0.5, 0.75)) for k in ks]).T
         spread = 0.3 * (index / max(len(settings) - 1, 1) - 0.5) if len(settings) > 1 else 0.0
-        look = style(index, len(settings))
+        look = style(*style_of(members[0])) if style_of else style(index, len(settings))
         ax.errorbar(ks + spread, median, yerr=[median - low, high - median], capsize=2, elinewidth=0.9,
                     label=label, **look)  # fmt: skip
     ax.set_xlabel("importance-weighted update k")
