@@ -6,8 +6,10 @@ Collective methods must be called by all ranks of their group in the same order.
 
 import faulthandler
 import os
+import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -246,7 +248,8 @@ def launch(main: Callable[[World], int]) -> NoReturn:
     """Run `main` on every rank and end the process with the exit code it returns.
 
     An exception that leaves `main` on any rank, SystemExit and KeyboardInterrupt included, prints its traceback
-    and ends the whole job with code 1: the other ranks would otherwise wait for this one for ever.
+    and ends the whole job with code 1: the other ranks would otherwise wait for this one for ever. A rank that dies
+    without a word is noticed by its `Neighbour`.
     """
     try:
         world = World()
@@ -262,12 +265,62 @@ def launch(main: Callable[[World], int]) -> NoReturn:
 
     sys.excepthook = report
     faulthandler.enable()  # a crash in compiled code shows where Python was
+    neighbour = Neighbour(world)
     try:
         code = main(world)
     except BaseException as error:
         report(type(error), error, error.__traceback__)
         raise
+    neighbour.leave()
     sys.exit(code)
+
+
+class Neighbour:
+    """Notices when the next rank of this node dies without a word, by SIGKILL or a crash, and ends the job.
+
+    mpirun does that by itself; srun does not unless it is told to (--kill-on-bad-exit). A thread sleeps until the
+    kernel tells of the process's end: each of a node's ranks looks after one other. A rank alone on its node has
+    nobody. Creating one is collective on the node.
+
+    Parameters
+    ----------
+    world : World
+    """
+
+    PATIENCE = 2.0  # s in which the launcher may do better
+
+    def __init__(self, world: World):
+        self._world = world
+        self._wake, self._left = os.pipe()
+        space = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
+        found = world.node.comm.allgather((world.rank, os.getpid(), space))
+        self._rank, pid, its_space = found[(world.node.rank + 1) % world.node.size]
+        if self._rank == world.rank or its_space != space:  # in a container of its own, a number says nothing
+            return
+        try:
+            process = os.pidfd_open(pid)
+        except (AttributeError, OSError):  # not Linux, or an old one
+            return
+        threading.Thread(target=self._look, args=(process,), daemon=True).start()
+
+    def _look(self, process: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+        if self._wake in select.select([process, self._wake], [], [])[0]:
+            return
+        if select.select([self._wake], [], [], self.PATIENCE)[0]:
+            return
+        world = self._world
+        print(
+            f"iwes_mpi: rank {self._rank} of {world.size} died without a word, killed or by a crash; ending all ranks",
+            file=sys.stderr,
+            flush=True,
+        )
+        world.abort(1)
+
+    def leave(self) -> None:
+        """Take no more notice: the ranks are about to end, each in its own time. Collective on the node."""
+        os.write(self._left, b"\0")
+        self._world.node.rest_until_all()
 
 
 def first_of_launch(environment: Mapping[str, str]) -> bool:

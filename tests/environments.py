@@ -63,17 +63,28 @@ class Faulty(Drift):
         variables = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
         mine = next((int(os.environ[name]) for name in variables if name in os.environ), 0)
         self.active = rank is None or rank == mine
+        self.episodes = 0
         if fault == "absent" and self.active:
             raise FileNotFoundError("its model is not on this node")
 
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.episodes += 1
+        return super().reset(seed=seed, options=options)
+
     def step(self, action: Any) -> Any:
         obs, reward, terminated, truncated, info = super().step(action)
+        if self.fault == "late" and self.episodes <= 1000:
+            return obs, reward, terminated, truncated, info
         if not (self.active and self.steps == self.at and self.np_random.random() < self.share):
             return obs, reward, terminated, truncated, info
         if self.since is not None:
             Path(self.since).touch()
         if self.fault == "raise":
             raise ArithmeticError("the environment gave up")
+        if self.fault == "late":
+            raise ArithmeticError(f"after {self.episodes - 1} episodes")
+        if self.fault == "reject":
+            raise ValueError(f"action {action} is not one of mine")
         if self.fault == "exit":
             raise SystemExit(0)
         if self.fault == "segfault":

@@ -28,10 +28,10 @@ def is_open_mpi() -> bool:
     return (BIN / "prterun").exists()
 
 
-def command(ranks: int, *arguments: str) -> list[str]:
-    """mpirun with more ranks than cores allowed, then this Python with `arguments`."""
+def command(ranks: int, *arguments: str, launcher: str = "mpirun") -> list[str]:
+    """The launcher with more ranks than cores allowed, then this Python with `arguments`."""
     options = ["--oversubscribe"] if is_open_mpi() else []
-    return [str(BIN / "mpirun"), *options, "-n", str(ranks), sys.executable, *arguments]
+    return [str(BIN / launcher), *options, "-n", str(ranks), sys.executable, *arguments]
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -52,12 +52,12 @@ class Outcome:
 
 @contextmanager
 def started(
-    ranks: int, *arguments: str, output: int = subprocess.PIPE, **extra: str
+    ranks: int, *arguments: str, output: int = subprocess.PIPE, launcher: str = "mpirun", **extra: str
 ) -> Iterator[subprocess.Popen[str]]:
     """``mpirun -n ranks python arguments`` in the background; killed at the end if it is still running."""
     process = subprocess.Popen(
-        command(ranks, *arguments), env=environment(**extra), stdout=output, stderr=output, text=True,
-        errors="replace", start_new_session=True,
+        command(ranks, *arguments, launcher=launcher), env=environment(**extra), stdout=output, stderr=output,
+        text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
     try:
         yield process

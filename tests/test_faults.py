@@ -6,15 +6,17 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import launch
 import numpy as np
 import pytest
 from test_training import assert_same_bits
 
-from iwes_mpi import open_run
+from iwes_mpi import mpi, open_run
 from iwes_mpi.checkpoint import CURRENT
 
 pytestmark = pytest.mark.mpi
@@ -28,26 +30,61 @@ def faulty(fault: str, **options: object) -> list[str]:
     return [*launch.SMALL, "--env-id", "environments:Faulty-v0", "--env-kwargs", kwargs, "--min-env-steps", "0"]
 
 
+SAID = {
+    "raise": "ArithmeticError: the environment gave up",
+    "late": "ArithmeticError: after 1000 episodes",
+    "reject": "ValueError: action",
+    "other shape": "gave an observation of shape (4,)",
+    "exit": "SystemExit",
+    "segfault": "Fatal Python error: Segmentation fault",
+    "kill": "",
+}
+CRASHES = ("segfault", "kill")
+
+
 @pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        ("raise", "ArithmeticError: the environment gave up"),
-        ("other shape", "gave an observation of shape (4,)"),
-        ("exit", "SystemExit"),
-        ("segfault", "Segmentation fault"),
-        ("kill", ""),
-    ],
+    ("launcher", "fault"),
+    [("mpirun", fault) for fault in SAID] + [("mpiexec", fault) for fault in ("raise", *CRASHES)],
 )
-def test_a_failing_rank_ends_all(fault: str, said: str, tmp_path: Path) -> None:
-    begin = time.monotonic()
-    # The other ranks' episodes are endless for this test's purposes: they must be ended, not waited for.
-    outcome = launch.train(3, *faulty(fault, rank=1), "--iterations", "none", "--run-dir", str(tmp_path), timeout=60)
+def test_a_failing_rank_ends_all(launcher: str, fault: str, tmp_path: Path) -> None:
+    since = tmp_path / "since"
+    endless = ["--n-pairs", "700", "--iterations", "none", "--run-dir", str(tmp_path / "run")]
+    outcome = launch.train(3, *faulty(fault, rank=1, since=str(since)), *endless, timeout=90, launcher=launcher)
+    assert time.time() - since.stat().st_mtime < TOLD
     assert outcome.code not in (0, 2, 75)
-    assert time.monotonic() - begin < 20 + TOLD
-    assert said in outcome.err
-    if fault in ("raise", "other shape", "exit"):
+    assert SAID[fault] in outcome.err
+    if fault not in CRASHES:
         assert outcome.err.count("iwes_mpi: rank 1 of 3 failed:") == 1
         assert outcome.err.count("Traceback (most recent call last)") == 1
+
+
+class _Pair:
+    """A world of this process and another, as its `Neighbour` sees it; abort is only noted down."""
+
+    rank, size = 0, 2
+
+    def __init__(self, other: int):
+        space = os.stat("/proc/self/ns/pid").st_ino
+        comm = SimpleNamespace(allgather=lambda mine: [mine, (1, other, space)])
+        self.node = SimpleNamespace(rank=0, size=2, comm=comm, rest_until_all=lambda: None)
+        self.aborted = threading.Event()
+
+    def abort(self, code: int) -> None:
+        self.aborted.set()
+
+
+def test_a_rank_that_dies_is_noticed_whatever_the_launcher(capfd: pytest.CaptureFixture[str]) -> None:
+    """With srun, which leaves the others waiting: tests/test_slurm.py."""
+    for leaving in (False, True):
+        with subprocess.Popen(["sleep", "60"]) as other:
+            world = _Pair(other.pid)
+            neighbour = mpi.Neighbour(world)  # type: ignore[arg-type]
+            assert not world.aborted.wait(0.3)
+            if leaving:
+                neighbour.leave()
+            other.kill()
+        assert world.aborted.wait(mpi.Neighbour.PATIENCE + (0.5 if leaving else 10)) is not leaving
+    assert capfd.readouterr().err.count("iwes_mpi: rank 1 of 2 died without a word") == 1
 
 
 @pytest.mark.parametrize("fault", ["nan reward", "infinite reward", "nan observation", "infinite observation"])

@@ -1,5 +1,6 @@
 """jobs/ on a real two-node Slurm (tests/slurm/cluster.sh), and what of jobs/ can be tested without one."""
 
+import json
 import os
 import re
 import shutil
@@ -54,7 +55,7 @@ class Slurm:
         drop = ("SLURM_", "SBATCH_", "PMI_", "OMPI_")
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(drop)} | {
             "SLURM_CONF": str(cluster / "slurm.conf"),
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/slurm'}",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/slurm'}:{ROOT / 'tests'}",
             "VENV": str(Path(sys.executable).parent.parent),
             "NUMBA_CACHE_DIR": str(folder / "numba"),
             "JOBS": str(ROOT / "jobs"),
@@ -277,6 +278,49 @@ def test_a_wrong_flag_is_refused_once_and_not_requeued(slurm: Slurm) -> None:
     assert "--sigma" in ours[0]
     time.sleep(1)
     assert job.field("JobState") == "FAILED"
+
+
+# What a rank does, and what must be said of it, once
+FAULTS = {
+    "raise": "Traceback (most recent call last)",
+    "segfault": "Fatal Python error: Segmentation fault",
+    "kill": "task 1: Killed",
+}
+TOLD = 10.0  # s within which a failure must end all ranks
+
+
+def faulty(fault: str, since: Path) -> list[str]:
+    """Settings of an endless run in which rank 1 does `fault` and touches `since`."""
+    kwargs = json.dumps({"fault": fault, "rank": 1, "since": str(since)})
+    faulty = ["--env-id", "environments:Faulty-v0", "--env-kwargs", kwargs, "--iterations", "none"]
+    return [*FLAGS, *faulty, "--display", "none"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failing_rank_ends_all_under_plain_srun(slurm: Slurm, fault: str, tmp_path: Path) -> None:
+    """Without --kill-on-bad-exit srun itself would wait for the others for ever. Three ranks and one."""
+    since = tmp_path / "since"
+    command = ["srun", "--mpi=pmi2", "-n", "4", "-N", "2", "--distribution=block", sys.executable, "-m"]
+    command += ["iwes_mpi.train", *faulty(fault, since), "--run-dir", str(tmp_path / "run")]
+    done = subprocess.run(
+        command, cwd=slurm.folder, env=slurm.environment, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert time.time() - since.stat().st_mtime < TOLD, done.stderr
+    assert done.returncode not in (0, 2, 75)
+    assert done.stderr.count(FAULTS[fault]) == 1, done.stderr
+    died = f"iwes_mpi: rank 1 of 4 {'failed:' if fault == 'raise' else 'died without a word'}"
+    assert done.stderr.count(died) == 1, done.stderr
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failing_rank_fails_the_job(slurm: Slurm, fault: str, tmp_path: Path) -> None:
+    since = tmp_path / "since"
+    job = slurm.submit("--ntasks-per-node=2", TRAIN, *faulty(fault, since))
+    wait_for(since.exists, 90, "the fault")
+    wait_for(lambda: "exit" in job.events()[-1], TOLD, "the end of the ranks")
+    job.wait("COMPLETED", "FAILED")
+    assert (job.field("JobState"), job.field("Restarts")) == ("FAILED", "0")
+    assert job.output().count(FAULTS[fault]) == 1, job.output()
 
 
 @pytest.mark.parametrize("flag", ["--run-dir", "--resume=auto"])

@@ -68,6 +68,8 @@ write_config() {
     [ -n "$port" ] || die "no free ports"
     cat >"$DIR/slurm.conf" <<CONF
 ClusterName=iwestest
+# Not from 1 on each time: what a killed job leaves in /dev/shm under its number would be met by its namesake.
+FirstJobId=$((1000 + RANDOM * 20))
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$port
 SlurmUser=root
