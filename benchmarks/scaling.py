@@ -18,6 +18,7 @@ import heapq
 import math
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,7 @@ class Machine:
     ranks_per_node: int = 48
     latency: float = 2e-6  # s per message
     bandwidth: float = 10e9  # bytes/s into and out of a node
-    memory_bandwidth: float = 100e9  # bytes/s of a node, for exchanges within it
+    memory_bandwidth: float = 100e9  # bytes/s of a node, for reading noise and for exchanges within it
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,12 @@ class Prediction:
         return self.rollouts + self.idle + self.weights + self.comm + self.update + self.io
 
 
-def of_run(path: str | Path, lengths: Literal["lengths", "returns"] = "lengths") -> Workload:
+def of_run(
+    path: str | Path,
+    lengths: Literal["lengths", "returns"] = "lengths",
+    sizes: tuple[int, int] | None = None,
+    typical: Callable[[Any], Any] = np.median,
+) -> Workload:
     """The workload that a run's log tells of.
 
     Parameters
@@ -108,6 +114,10 @@ def of_run(path: str | Path, lengths: Literal["lengths", "returns"] = "lengths")
         A run with ``--log-population``. Phase times that oversubscribed cores have spoilt spoil the model.
     lengths : "lengths" or "returns"
         Which column holds the episodes' lengths ("returns" for `scheduling.Sleeper`).
+    sizes : (int, int) or None
+        Numbers of parameters and of observations; by default those of the run's checkpoint.
+    typical : function
+        What it makes of the iterations' times. Where other work shared the machine, the fastest (`np.min`) is best.
 
     Raises
     ------
@@ -126,15 +136,16 @@ def of_run(path: str | Path, lengths: Literal["lengths", "returns"] = "lengths")
     group = {"all": ranks, "node": np.ceil(ranks / run.attrs["nodes"]), "root": 1}[config.weights_on]
     mean_to_group = ranks / group  # times in the log are means over all ranks
     observed = config.obs_stat_probability * 2 * found.shape[1]
+    d, obs_size = sizes or (run.theta.size, run.checkpoint.state.obs.mean.size)
     return Workload(
         lengths=found,
         n_eval=config.n_eval,
-        step=float(np.median(table["time_rollouts"] * ranks / steps)),
-        weights=float(np.median(table["time_weights"] * ranks / (found.shape[1] * updates))),
-        update=float(np.median(table["time_update"] * mean_to_group / updates)),
+        step=float(typical(table["time_rollouts"] * ranks / steps)),
+        weights=float(typical(table["time_weights"] * ranks / (found.shape[1] * updates))),
+        update=float(typical(table["time_update"] * mean_to_group / updates)),
         io=float(np.median(table["time_io"] * ranks)),
-        d=run.theta.size,
-        obs_bytes=int(8 * observed * (1 + 2 * run.checkpoint.state.obs.mean.size)),
+        d=d,
+        obs_bytes=int(8 * observed * (1 + 2 * obs_size)),
         rows=2 if config.center else 1,
     )
 
@@ -223,7 +234,10 @@ def predict(
         rollouts += busy.mean() / repeats
         span += busy.max() / repeats
     updates = 1 + iw_updates
-    weights = updates * workload.weights * math.ceil(workload.n_pairs / group)
+    # A node's ranks read their pairs' noise through one memory.
+    rows_per_node = workload.n_pairs * min(group, machine.ranks_per_node) / group
+    reading = 4 * workload.d * rows_per_node / machine.memory_bandwidth
+    weights = updates * max(workload.weights * math.ceil(workload.n_pairs / group), reading)
     update = updates * workload.update
     returns_bytes = 16 * (workload.n_eval + 2 * workload.n_pairs)
     comm = (
@@ -243,7 +257,8 @@ def grown(workload: Workload, factor: float, seed: int = 0) -> Workload:
     rng = np.random.default_rng(seed)
     n = max(1, round(workload.n_pairs * factor))
     populations = [population[rng.integers(0, len(population), n)] for population in workload.lengths[-3:]]
-    return replace(workload, lengths=np.stack(populations))
+    obs_bytes = round(workload.obs_bytes * n / workload.n_pairs)
+    return replace(workload, lengths=np.stack(populations), obs_bytes=obs_bytes)
 
 
 def simulated(kind: str, n_pairs: int, n_eval: int, populations: int = 10, seed: int = 1) -> Workload:
