@@ -1,6 +1,7 @@
 """What breaks on a cluster: signals, crashes, bad environments, full disks, two jobs. Nothing hangs or is lost."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import gymnasium
 import launch
 import numpy as np
 import pytest
@@ -269,19 +271,22 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(small_disk: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("function", "limit"),
-    [("rundir.checkpoint.save", "--max-wall-time"), ("runlog.LogWriter.append", "--iterations")],
+    ("function", "limit", "number"),
+    [
+        ("rundir.checkpoint.save", "--max-wall-time", errno.EROFS),
+        ("runlog.LogWriter.append", "--iterations", errno.EDQUOT),
+    ],
 )
-def test_a_file_system_that_fails_while_running(function: str, limit: str, tmp_path: Path) -> None:
+def test_a_file_system_that_fails_while_running(function: str, limit: str, number: int, tmp_path: Path) -> None:
     """Quota and read-only file systems: 74 and one line, not the 75 that promises a checkpoint."""
     script = tmp_path / "failing.py"
     script.write_text(
-        "import errno, os, runpy\n"
+        "import os, runpy\n"
         "from iwes_mpi import rundir, runlog\n"
         f"original, calls = {function}, []\n"
         "def failing(*arguments):\n"
         "    calls.append(1)\n"
-        "    if len(calls) > 1: raise OSError(errno.EROFS, os.strerror(errno.EROFS), 'the file')\n"
+        f"    if len(calls) > 1: raise OSError({number}, os.strerror({number}), 'the file')\n"
         "    return original(*arguments)\n"
         f"{function} = failing\n"
         "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
@@ -289,19 +294,31 @@ def test_a_file_system_that_fails_while_running(function: str, limit: str, tmp_p
     settings = [*launch.SMALL, "--iterations", "none", limit, "6", "--run-dir", str(tmp_path / "run")]
     outcome = launch.run(2, str(script), *settings)
     assert outcome.code == 74, outcome.err
-    assert outcome.err.count("error: the file: Read-only file system") == 1
+    assert outcome.err.count(f"error: the file: {os.strerror(number)}") == 1
     assert launch.train(2, "--resume", "--run-dir", str(tmp_path / "run"), "--iterations", "3").code == 0
 
 
-def test_no_file_outside_the_run_directory(tmp_path: Path) -> None:
-    work = tmp_path / "work"
+@pytest.mark.parametrize("rollouts", ["native", "gymnasium"])
+def test_unstable_physics_is_counted_and_leaves_no_file(
+    rollouts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MuJoCo would add to MUJOCO_LOG.TXT in the working directory: its instabilities, and notes about the model."""
+    work, model, run_dir = tmp_path / "work", tmp_path / "model.xml", tmp_path / "run"
     work.mkdir()
-    here = Path.cwd()
-    os.chdir(work)
-    try:
-        outcome = launch.train(2, *launch.SMALL, "--env-id", "Hopper-v5", "--min-env-steps", "0", "--run-dir", "run")
-    finally:
-        os.chdir(here)
-    assert outcome.code == 0, outcome.err
-    assert [path.name for path in work.iterdir()] == ["run"]
-    shutil.rmtree(work)
+    monkeypatch.chdir(work)
+    text = (Path(gymnasium.__file__).parent / "envs/mujoco/assets/half_cheetah.xml").read_text()
+    assert "settotalmass" in text, "the test wants a model that MuJoCo has something to say about"
+    model.write_text(text.replace('timestep="0.01"', 'timestep="0.1"').replace('gear="120"', 'gear="1e9"'))
+    cheetah = ["--env-id", "HalfCheetah-v5", "--min-env-steps", "0", "--rollouts", rollouts, "--iterations", "2"]
+    for kwargs, share in (({}, 0.0), ({"xml_file": str(model)}, 1.0)):
+        settings = [*launch.SMALL, *cheetah, "--max-episode-steps", "50", "--env-kwargs", json.dumps(kwargs)]
+        outcome = launch.train(2, *settings, "--run-dir", str(run_dir))
+        assert outcome.code == 0, outcome.err
+        assert outcome.err == ""
+        assert (open_run(run_dir).iterations["invalid_episodes"] == share * (2 * 13 + 3)).all()
+        if not kwargs:
+            film = ["--episodes", "1", "--video", str(tmp_path / "film.gif")]
+            filmed = launch.run(2, "-m", "iwes_mpi.evaluate", str(run_dir), *film)
+            assert filmed.code == 0 or "cannot render off screen here" in filmed.err, filmed.err
+        shutil.rmtree(run_dir)
+    assert not list(work.iterdir())

@@ -15,7 +15,7 @@ import pytest
 
 import iwes_mpi
 from iwes_mpi import runlog
-from iwes_mpi.config import Config
+from iwes_mpi.config import Config, ConfigError
 from iwes_mpi.runlog import LogError, LogWriter
 
 CONFIG = Config(n_pairs=3, seed=2**64 - 1)
@@ -158,6 +158,47 @@ def test_mutated_logs_load_or_give_one_line(tmp_path: Path) -> None:
             capture_output=True, text=True, env=launch.environment(), timeout=130,
         )  # fmt: skip
         assert reader.returncode == 0, f"mutation {reader.stdout.split()[-1]}: {reader.stderr[-2000:]}"
+
+
+def test_logs_cut_short_load_or_give_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every tenth byte: whole rows from the first on, or a LogError."""
+    monkeypatch.setattr(runlog, "_ROWS_PER_CHUNK", 4)  # a small file
+    monkeypatch.setattr(runlog, "_READ_ATTEMPTS", 1)  # no writer to wait for
+    path = tmp_path / "log.h5"
+    write(path, 4).close()
+    data = path.read_bytes()
+    refused: list[str] = []
+    for length in range(0, len(data), 10):
+        path.write_bytes(data[:length])
+        try:
+            run = iwes_mpi.open_run(tmp_path)
+            found = run.iterations.to_dict("records")
+            assert run.config == CONFIG
+        except LogError as error:
+            refused.append(str(error))
+        else:
+            assert found == [row_of("iterations", iteration) for iteration in range(len(found))]
+    assert len(refused) > 0.9 * len(data) / 10
+    assert not any("\n" in message for message in refused)
+
+
+def test_a_damaged_config_loads_or_gives_one_line(tmp_path: Path) -> None:
+    """Cut off at every tenth byte, and with random bytes changed."""
+    runlog.write_config(tmp_path, CONFIG)
+    path = tmp_path / runlog.CONFIG
+    data, rng = path.read_bytes(), random.Random(7)
+    refused: list[str] = []
+    for number in range(1000 + len(data) // 10):
+        mutated = bytearray(data) if number < 1000 else bytearray(data[: 10 * (number - 1000)])
+        for _ in range(rng.choice((1, 1, 3, 30)) if number < 1000 else 0):
+            mutated[rng.randrange(len(data))] ^= rng.randrange(1, 256)
+        path.write_bytes(mutated)
+        try:
+            runlog.recorded_config(tmp_path)
+        except ConfigError as error:
+            refused.append(str(error))
+    assert len(refused) > 500
+    assert not any("\n" in message for message in refused)
 
 
 if __name__ == "__main__":
