@@ -271,17 +271,14 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(small_disk: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("function", "limit", "number"),
-    [
-        ("rundir.checkpoint.save", "--max-wall-time", errno.EROFS),
-        ("runlog.LogWriter.append", "--iterations", errno.EDQUOT),
-    ],
+    ("function", "stopped", "number"),
+    [("rundir.checkpoint.save", True, errno.EROFS), ("runlog.LogWriter.append", False, errno.EDQUOT)],
 )
-def test_a_file_system_that_fails_while_running(function: str, limit: str, number: int, tmp_path: Path) -> None:
+def test_a_file_system_that_fails_while_running(function: str, stopped: bool, number: int, tmp_path: Path) -> None:
     """Quota and read-only file systems: 74 and one line, not the 75 that promises a checkpoint."""
     script = tmp_path / "failing.py"
     script.write_text(
-        "import os, runpy\n"
+        "import os, runpy, signal\n"
         "from iwes_mpi import rundir, runlog\n"
         f"original, calls = {function}, []\n"
         "def failing(*arguments):\n"
@@ -289,9 +286,14 @@ def test_a_file_system_that_fails_while_running(function: str, limit: str, numbe
         f"    if len(calls) > 1: raise OSError({number}, os.strerror({number}), 'the file')\n"
         "    return original(*arguments)\n"
         f"{function} = failing\n"
+        "append = runlog.LogWriter.append\n"
+        "def stopping(*arguments):\n"
+        "    append(*arguments)\n"
+        f"    if {stopped}: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "runlog.LogWriter.append = stopping\n"
         "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
     )
-    settings = [*launch.SMALL, "--iterations", "none", limit, "6", "--run-dir", str(tmp_path / "run")]
+    settings = [*launch.SMALL, "--run-dir", str(tmp_path / "run")]
     outcome = launch.run(2, str(script), *settings)
     assert outcome.code == 74, outcome.err
     assert outcome.err.count(f"error: the file: {os.strerror(number)}") == 1
