@@ -1,6 +1,12 @@
 """Native rollouts against Gymnasium: the same observations, rewards, lengths and statistics, to the bit."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +23,7 @@ from iwes_mpi.rollouts.tasks import TASKS, dot_fuses, norm, power, sum_clipped_s
 from iwes_mpi.seeding import Stream, generator
 
 EPISODES = 20
+UNCUT = os.environ.get("IWES_FULL_EPISODES") == "1"  # every case's episodes up to the task's own time limit: minutes
 
 
 class Case(NamedTuple):
@@ -95,6 +102,16 @@ CASES = [
     ),
 ]  # fmt: skip
 
+CAN_LAST = {"Hopper-v5", "Walker2d-v5", "Ant-v5", "Ant-v4", "Humanoid-v5"}  # beyond a fall, with the setting
+FALL = {"InvertedPendulum-v5", "InvertedDoublePendulum-v5"}  # always end with it
+
+
+def time_limit(env_id: str) -> int:
+    """Steps of the task's longest episodes."""
+    limit = gymnasium.spec(env_id).max_episode_steps
+    assert limit is not None
+    return limit
+
 
 class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Keeps the observations and rewards of an episode, as `run_episode` traces them."""
@@ -146,22 +163,36 @@ class Pair:
 @pytest.mark.filterwarnings("ignore:.*out of date")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.env_id}-{len(case.env_kwargs)}")
 def test_episodes_are_those_of_gymnasium(case: Case) -> None:
-    pair = Pair(env_id=case.env_id, env_kwargs=case.env_kwargs, max_episode_steps=case.limit)
-    lengths = set()
-    for sample in range(EPISODES):
-        native, through, found, expected = pair.run(sample)
-        assert native.length == through.length
-        assert found[:, 1:].tobytes() == expected[:, 1:].tobytes(), "observations differ"
-        np.testing.assert_array_equal(found[:, 0], expected[:, 0], "rewards differ")
-        assert np.isfinite(through.total_reward)
-        assert native.total_reward == through.total_reward
-        assert (native.obs_stats is None) == (through.obs_stats is None) == (sample % 2 == 1)
-        if native.obs_stats is not None:
-            assert native.obs_stats.tobytes() == through.obs_stats.tobytes()
-            assert native.obs_stats[0] == native.length
-        lengths.add(native.length)
+    limit = time_limit(case.env_id) if UNCUT else case.limit
+    pair = Pair(env_id=case.env_id, env_kwargs=case.env_kwargs, max_episode_steps=limit)
+    lengths = {compare(pair, sample) for sample in range(EPISODES)}
     pair.close()
-    assert case.ends == (min(lengths) < case.limit)
+    assert UNCUT or case.ends == (min(lengths) < limit)
+
+
+@pytest.mark.filterwarnings("ignore:.*out of date")
+@pytest.mark.parametrize("env_id", sorted(TASKS))
+def test_an_episode_of_full_length_is_that_of_gymnasium(env_id: str) -> None:
+    lasting = {"terminate_when_unhealthy": False} if env_id in CAN_LAST else {}
+    pair = Pair(env_id=env_id, env_kwargs=lasting)
+    length = compare(pair, 0)
+    pair.close()
+    assert length == time_limit(env_id) or env_id in FALL
+
+
+def compare(pair: Pair, sample: int) -> int:
+    """Hold an episode against Gymnasium's; returns its length."""
+    native, through, found, expected = pair.run(sample)
+    assert native.length == through.length
+    assert found[:, 1:].tobytes() == expected[:, 1:].tobytes(), "observations differ"
+    np.testing.assert_array_equal(found[:, 0], expected[:, 0], "rewards differ")
+    assert np.isfinite(through.total_reward)
+    assert native.total_reward == through.total_reward
+    assert (native.obs_stats is None) == (through.obs_stats is None) == (sample % 2 == 1)
+    if native.obs_stats is not None:
+        assert native.obs_stats.tobytes() == through.obs_stats.tobytes()
+        assert native.obs_stats[0] == native.length
+    return native.length
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -173,7 +204,8 @@ def test_squares_are_summed_in_the_order_of_numpy(dtype: Any) -> None:
     for bodies in (1, 2, 14, 21, 22, 43):
         forces = rng.normal(scale=3, size=(bodies, 6))
         expected = np.sum(np.square(np.clip(forces, -2.0, 5.0)))
-        assert sum_clipped_squares(forces.reshape(-1), (-2.0, 5.0)) == expected, bodies
+        scratch = np.empty(forces.size)
+        assert sum_clipped_squares(forces.reshape(-1), (-2.0, 5.0), scratch) == expected, bodies
 
 
 def test_norms_and_powers_are_those_of_numpy() -> None:
@@ -188,11 +220,85 @@ def test_every_task_has_a_case() -> None:
     assert {case.env_id for case in CASES} == set(TASKS)
 
 
+# Numba counts its allocations if it is told so when it starts. Prints, for every case, the lengths of a short and of a
+# longer episode and the allocations during each.
+COUNT_ALLOCATIONS = """
+import json, sys, warnings
+import numpy as np
+from numba.core.runtime import rtsys
+from iwes_mpi.config import Config
+from iwes_mpi.rollouts import EpisodeTask, open_runner
+from iwes_mpi.seeding import Stream, generator
+
+warnings.simplefilter("ignore")
+found = []
+for case in json.load(sys.stdin):
+    runner = open_runner(Config(hidden_sizes=(20, 7), rollouts="native", **case))
+    theta = np.zeros(runner.network.n_parameters, dtype=np.float32)
+    size = int(runner.network.sizes[0])
+    row = []
+    runner.rehearse(EpisodeTask(theta, np.ones((2, size)), generator(7, Stream.POPULATION_EPISODE), 0.3, True))
+    for limit in (10, 100):
+        runner._simulation = runner._simulation._replace(max_steps=limit)
+        task = EpisodeTask(theta, np.ones((2, size)), generator(7, Stream.POPULATION_EPISODE), 0.3, True)
+        before = rtsys.get_allocation_stats()
+        length = runner.run(task).length
+        after = rtsys.get_allocation_stats()
+        row.append((length, after.alloc - before.alloc, after.mi_alloc - before.mi_alloc))
+    found.append(row)
+    runner.close()
+json.dump(found, sys.stdout)
+"""
+
+
+def test_steps_allocate_nothing() -> None:
+    cases = [{"env_id": case.env_id, "env_kwargs": case.env_kwargs} for case in CASES]
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_ALLOCATIONS],
+        env=dict(os.environ) | {"NUMBA_NRT_STATS": "1"}, input=json.dumps(cases), capture_output=True, text=True,
+        timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == len(CASES)
+    for case, (short, longer) in zip(CASES, found, strict=True):
+        assert short[0] < longer[0] or case.env_id in FALL, (case, short, longer)
+        assert short[1] > 0, "the arguments' own handles are not counted: nothing is"
+        assert short[1:] == longer[1:], (case, short, longer)
+
+
+def test_other_threads_run_during_an_episode() -> None:
+    """A second Python thread notes the time again and again; held up by the GIL, it would miss the whole episode."""
+    runner: Any = open_runner(Config(env_id="HalfCheetah-v5", rollouts="native", max_episode_steps=20_000))
+    size = int(runner.network.sizes[0])
+    task = EpisodeTask(
+        np.zeros(runner.network.n_parameters, dtype=np.float32), np.ones((2, size)),
+        generator(7, Stream.POPULATION_EPISODE), 0.3, False,
+    )  # fmt: skip
+    runner.rehearse(task)  # compiles, which holds the GIL
+    times, over = [time.monotonic()], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.001):
+            times.append(time.monotonic())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.monotonic()
+    assert runner.run(task).length == 20_000
+    duration = time.monotonic() - start
+    over.set()
+    watcher.join()
+    runner.close()
+    times.append(time.monotonic())
+    assert np.diff(times).max() < duration / 2, duration
+
+
 @pytest.mark.filterwarnings("ignore:.*out of date")
 @pytest.mark.parametrize("env_id", sorted(TASKS))
 def test_default_settings_are_understood(env_id: str) -> None:
     pair = Pair(env_id=env_id)
-    assert pair.native._simulation.max_steps == gymnasium.spec(env_id).max_episode_steps
+    assert pair.native._simulation.max_steps == time_limit(env_id)
     pair.close()
 
 

@@ -191,11 +191,10 @@ def sum_squares(x):
 
 
 @strict
-def sum_clipped_squares(x, limits):
-    """Σ clip(x)², in the order of NumPy's sum."""
-    clipped = np.empty_like(x)
-    put_clipped(clipped, 0, x, limits[0], limits[1])
-    return sum_squares(clipped)
+def sum_clipped_squares(x, limits, scratch):
+    """Σ clip(x)², in the order of NumPy's sum; `scratch` is working memory of x's size."""
+    put_clipped(scratch, 0, x, limits[0], limits[1])
+    return sum_squares(scratch)
 
 
 def dot_fuses() -> bool:
@@ -384,6 +383,7 @@ class Ant(NamedTuple):
     state: State
     main_body: Vector  # (3,) whose velocity counts
     cfrc_ext: Vector  # (6·nbody,) contact forces, by body; the first is the world's
+    clipped: Vector  # (6·nbody,) working memory
     contact_forces: bool  # whether anything depends on them
     hidden: int  # leading positions left out of the observation
     observe_contact: bool
@@ -401,10 +401,11 @@ class Ant(NamedTuple):
         observe_contact, contact_weight = switch(env._include_cfrc_ext_in_observation), float(env._contact_cost_weight)
         return cls(
             read_state(env, env._reset_noise_scale), body(env, env._main_body), env.data.cfrc_ext.reshape(-1),
-            observe_contact or contact_weight != 0, 2 * switch(env._exclude_current_positions_from_observation),
-            observe_contact, interval(env._contact_force_range), float(env._forward_reward_weight),
-            np.float32(env._ctrl_cost_weight), contact_weight, float(env._healthy_reward),
-            bool(env._terminate_when_unhealthy), interval(env._healthy_z_range), env.dt,
+            np.zeros(env.data.cfrc_ext.size), observe_contact or contact_weight != 0,
+            2 * switch(env._exclude_current_positions_from_observation), observe_contact,
+            interval(env._contact_force_range), float(env._forward_reward_weight), np.float32(env._ctrl_cost_weight),
+            contact_weight, float(env._healthy_reward), bool(env._terminate_when_unhealthy),
+            interval(env._healthy_z_range), env.dt,
         )  # fmt: skip
 
     def reset(self, rng):
@@ -425,7 +426,7 @@ class Ant(NamedTuple):
         gain = velocity * self.forward_weight + (self.healthy_reward if healthy else 0.0)
         cost = self.control_weight * sum_squares(action)
         if self.contact_forces:
-            cost += self.contact_weight * sum_clipped_squares(self.cfrc_ext, self.contact_range)
+            cost += self.contact_weight * sum_clipped_squares(self.cfrc_ext, self.contact_range, self.clipped)
         return gain - cost, self.ends_unhealthy and not healthy
 
 
@@ -436,6 +437,7 @@ class AntV4(NamedTuple):
     state: State
     torso: Vector  # (3,)
     cfrc_ext: Vector  # (6·nbody,) contact forces, by body
+    clipped: Vector  # (6·nbody,) working memory
     contact_forces: bool  # whether they are observed and cost
     hidden: int  # leading positions left out of the observation
     contact_range: tuple[float, float]
@@ -450,9 +452,10 @@ class AntV4(NamedTuple):
     def read(cls, env: Any) -> "AntV4":
         return cls(
             read_state(env, env._reset_noise_scale), body(env, "torso"), env.data.cfrc_ext.reshape(-1),
-            switch(env._use_contact_forces), 2 * switch(env._exclude_current_positions_from_observation),
-            interval(env._contact_force_range), np.float32(env._ctrl_cost_weight), float(env._contact_cost_weight),
-            float(env._healthy_reward), bool(env._terminate_when_unhealthy), interval(env._healthy_z_range), env.dt,
+            np.zeros(env.data.cfrc_ext.size), switch(env._use_contact_forces),
+            2 * switch(env._exclude_current_positions_from_observation), interval(env._contact_force_range),
+            np.float32(env._ctrl_cost_weight), float(env._contact_cost_weight), float(env._healthy_reward),
+            bool(env._terminate_when_unhealthy), interval(env._healthy_z_range), env.dt,
         )  # fmt: skip
 
     def reset(self, rng):
@@ -473,7 +476,7 @@ class AntV4(NamedTuple):
         gain = velocity + (self.healthy_reward if healthy or self.ends_unhealthy else 0.0)
         cost = self.control_weight * sum_squares(action)
         if self.contact_forces:
-            cost += self.contact_weight * sum_clipped_squares(self.cfrc_ext, self.contact_range)
+            cost += self.contact_weight * sum_clipped_squares(self.cfrc_ext, self.contact_range, self.clipped)
         return gain - cost, self.ends_unhealthy and not healthy
 
 
