@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ from numba.core.caching import FunctionCache
 from iwes_mpi.version import __version__
 
 _COMPILES = re.compile(rb"^(from|import) (numba|iwes_mpi\.jit)\b|^from iwes_mpi import .*\bjit\b", re.MULTILINE)
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _PATIENCE = 120.0  # s to wait for another process that compiles, or for a file system whose locks do not work
 
 
@@ -47,26 +49,30 @@ def key() -> str:
 def find_directory(chosen: str) -> Path | None:
     """The directory for this version of the program on this kind of CPU, made if need be.
 
+    Cached code is executed. So a directory counts only if nobody else can write into it, or put another in its place.
+
     Parameters
     ----------
     chosen : str
-        What the user set ``NUMBA_CACHE_DIR`` to. If that is empty or cannot be used, the cache lies in the node's
-        folder for temporary files (``TMPDIR``, else ``/tmp``), in a subfolder that nobody else can write: cached
-        code is executed.
+        What the user set ``NUMBA_CACHE_DIR`` to. If that is empty, cannot be written or is open to others, the cache
+        lies in the node's folder for temporary files (``TMPDIR``, else ``/tmp``), in a subfolder of our own.
 
     Returns
     -------
     Path or None
-        None if neither can be written: then every process compiles for itself.
+        None if there is none that counts: then every process compiles for itself.
     """
     private = Path(tempfile.gettempdir()) / f"iwes_mpi-{os.getuid()}"
     for base in ([Path(chosen)] if chosen else []) + [private]:
-        directory = base / f"iwes_mpi-{key()}"
         try:
-            base.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if base == private and not _is_mine_alone(base):
+            for folder in (*reversed(base.parents), base):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            directory = base.resolve() / f"iwes_mpi-{key()}"  # whoever owns a link on the way can change it later
+            if not _stays(directory):
                 continue
             directory.mkdir(mode=0o700, exist_ok=True)
+            if not _is_mine_alone(directory):
+                continue
             tempfile.TemporaryFile(dir=directory).close()
         except OSError:
             continue
@@ -76,7 +82,17 @@ def find_directory(chosen: str) -> Path | None:
 
 def _is_mine_alone(directory: Path) -> bool:
     found = directory.lstat()
-    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & _OTHERS_WRITE
+
+
+def _stays(directory: Path) -> bool:
+    """Whether only root and we can rename what leads to `directory`, an absolute path without links.
+
+    In a sticky folder, such as ``/tmp``, others can write but not rename what is ours.
+    """
+    folders = [folder.stat() for folder in directory.parents]
+    open_to_others = (found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX for found in folders)
+    return folders[0].st_uid in (0, os.getuid()) and not any(open_to_others)
 
 
 @contextlib.contextmanager

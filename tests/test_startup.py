@@ -143,6 +143,83 @@ def test_the_directory_is_private_and_named_by_what_is_compiled(
     assert compile_cache.key() != before
 
 
+OTHER = 12_345  # a user
+
+
+@pytest.fixture
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, where the cache goes if not where it is wanted."""
+    folder = tmp_path / "private"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("parent", "base", "directory", "trusted"),
+    [  # modes, None: not there yet
+        (0o755, None, None, True),  # as on a shared file system on which only I can write
+        (0o755, 0o755, None, True),
+        (0o755, 0o755, 0o755, True),
+        (0o755, 0o777, None, False),  # others could make it, or rename mine
+        (0o755, 0o777, 0o700, False),
+        (0o755, 0o2770, 0o700, False),  # a group's folder
+        (0o755, 0o1777, 0o700, True),  # like /tmp
+        (0o755, 0o1777, None, True),
+        (0o755, 0o755, 0o777, False),  # code in it may be theirs
+        (0o755, 0o755, 0o775, False),
+        (0o777, 0o755, 0o755, False),  # others could rename the base
+        (0o1777, 0o755, 0o755, True),
+    ],
+)
+def test_a_chosen_directory_that_others_can_change_is_not_used(
+    parent: int, base: int | None, directory: int | None, trusted: bool, tmp_path: Path, private: Path
+) -> None:
+    chosen = tmp_path / "parent" / "chosen"
+    expected = chosen / f"iwes_mpi-{compile_cache.key()}"
+    for path, mode in ((chosen.parent, parent), (chosen, base), (expected, directory)):
+        if mode is not None:
+            path.mkdir()
+            path.chmod(mode)
+    found = compile_cache.find_directory(str(chosen))
+    assert found is not None
+    assert found == expected or not trusted
+    assert found.is_relative_to(private) or trusted
+    assert found.stat().st_mode & 0o022 == 0
+
+
+def test_a_directory_made_for_the_user_is_private_whatever_the_umask(tmp_path: Path, private: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        found = compile_cache.find_directory(str(tmp_path / "one" / "two"))
+    finally:
+        os.umask(before)
+    assert found == tmp_path / "one" / "two" / f"iwes_mpi-{compile_cache.key()}"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("theirs", ["base", "directory"])
+@pytest.mark.parametrize("mode", [0o755, 0o1777])
+def test_a_chosen_directory_of_another_user_is_not_used(theirs: str, mode: int, tmp_path: Path, private: Path) -> None:
+    directory = tmp_path / "chosen" / f"iwes_mpi-{compile_cache.key()}"
+    directory.mkdir(parents=True)
+    directory.parent.chmod(mode)
+    os.chown(directory.parent if theirs == "base" else directory, OTHER, OTHER)
+    found = compile_cache.find_directory(str(directory.parent))
+    assert found is not None
+    assert found.is_relative_to(private)
+
+
+def test_a_link_in_place_of_the_directory_is_not_used(tmp_path: Path, private: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (elsewhere, tmp_path / "chosen"):
+        folder.mkdir(mode=0o700)
+    (tmp_path / "chosen" / f"iwes_mpi-{compile_cache.key()}").symlink_to(elsewhere)
+    found = compile_cache.find_directory(str(tmp_path / "chosen"))
+    assert found is not None
+    assert found.is_relative_to(private)
+
+
 def test_the_key_follows_every_source_that_compiles() -> None:
     package = Path(compile_cache.__file__).parent
     compiling = {
