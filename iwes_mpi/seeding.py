@@ -35,6 +35,8 @@ class _Key(ISeedSequence):
 
     def generate_state(self, n_words: int, dtype: DTypeLike = np.uint64) -> NDArray[Any]:
         """The key, which is what Philox asks for: two 64-bit words."""
+        if n_words != 2:
+            raise ValueError(f"this NumPy asks for {n_words} words to seed Philox, not for the two of its key")
         return self._key
 
 

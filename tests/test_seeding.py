@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iwes_mpi.seeding import MAX_SEED, Stream, generator
+from iwes_mpi.seeding import MAX_SEED, Stream, _Key, generator
 
 EDGES = (0, 1, 2, 3, 2**32 - 1, 2**32, 2**63, MAX_SEED)
 
@@ -81,3 +81,8 @@ def test_addresses_out_of_range_are_refused(address):
     seed, iteration, sample = address
     with pytest.raises((OverflowError, ValueError)):
         generator(seed, Stream.NOISE_TABLE, iteration, sample)
+
+
+def test_a_philox_that_asks_for_more_than_its_key_is_refused():
+    with pytest.raises(ValueError, match="4 words"):
+        _Key(np.zeros(2, dtype=np.uint64)).generate_state(4)
