@@ -12,7 +12,7 @@ alone, since exchanges between many ranks on two cores take turns; and the share
 same episodes handed out by `scaling.spans`. With more ranks than cores, a rank that polls for messages takes the core
 of one that would wake up; so `World.barrier` waits asleep then, MPI is told to give its core away at every poll of
 other exchanges, and an episode sleeps long against the scheduler's time slices. ``--out`` keeps the runs, for
-``scaling.py --check``.
+``scaling.py --check``. The exit code is 1 if mixed episodes leave the dynamic schedule idle for more than 0.13.
 """
 
 import argparse
@@ -27,6 +27,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
+
+ALLOWED = 0.13
 
 EPISODES_PER_RANK, EVALUATIONS = 14, 30
 
@@ -128,8 +130,8 @@ def idle_shares(run_dir: Path) -> tuple[float, float]:
     return float(shares[0].median()), float(shares[1].median())
 
 
-def main() -> None:
-    """Run the cases and print the idle shares."""
+def main() -> int:
+    """Run the cases and print the idle shares; 1 if one is too large."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[48])
     parser.add_argument("--kinds", nargs="+", default=["mixed", "early"], choices=["mixed", "early"])
@@ -140,6 +142,7 @@ def main() -> None:
     options = parser.parse_args()
     import scaling
 
+    failed = False
     with tempfile.TemporaryDirectory() as temporary:
         out = options.out or Path(temporary)
         shares = f"{'idle share':>10}  {'of rollouts':>11}  {'perfect clocks':>14}"
@@ -153,9 +156,11 @@ def main() -> None:
                     ideal = 1 - scaling.of_run(run_dir, "returns").busy_share(ranks, schedule)
                     figures = f"{of_all:10.3f}  {of_rollouts:11.3f}  {ideal:14.3f}"
                     print(f"{ranks:5}  {kind:8}  {schedule:8}  {figures}", flush=True)
+                    failed |= (kind, schedule) == ("mixed", "dynamic") and of_all > ALLOWED
+    return int(failed)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--as-rank"]:
         _as_rank(sys.argv[2:])
-    main()
+    sys.exit(main())

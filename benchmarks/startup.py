@@ -7,7 +7,7 @@ of it is in there: the launcher, imports, reading the settings, compiling or loa
 "cold" starts from an empty cache directory, "warm" from the one that leaves behind. Beside the wall clock stands the
 CPU time that the ranks together have taken by then, and that over the number of cores: what the wall clock could be
 without other work on the machine, if nothing were serial. For more ranks than cores, twice the 2-rank figure per
-core's share is allowed.
+core's share is allowed; the exit code is 1 if any case takes longer than it may.
 """
 
 import argparse
@@ -57,8 +57,8 @@ def _as_rank(arguments: list[str]) -> None:
     run_program("iwes_mpi.train", build_parser, train)
 
 
-def main() -> None:
-    """Print a line per case: medians over the rounds."""
+def main() -> int:
+    """Print a line per case: medians over the rounds; 1 if one takes too long."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 16])
     parser.add_argument("--rounds", type=int, default=3)
@@ -89,15 +89,18 @@ def main() -> None:
     print(f"{options.env_id}, {cores} cores, load {os.getloadavg()[0]:.1f}")
     print(f"{'cache':5}  {'ranks':>5}  {'wall s':>7}  {'CPU s':>6}  {'CPU s/cores':>11}  {'CPU s/rank':>10}  allowed s")
     first = median(wall for wall, _ in found["warm", options.ranks[0]])
+    late = 0
     for (kind, ranks), times in found.items():
         wall, cpu = (median(values) for values in zip(*times, strict=True))
         share = max(1.0, ranks / cores) / max(1.0, options.ranks[0] / cores)
         allowed = 40.0 if kind == "cold" else 6.0 if ranks == options.ranks[0] else 2 * first * share
         figures = f"{wall:7.2f}  {cpu:6.2f}  {cpu / min(ranks, cores):11.2f}  {cpu / ranks:10.2f}  {allowed:9.1f}"
         print(f"{kind:5}  {ranks:5}  {figures}")
+        late += wall > allowed
+    return min(late, 1)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--as-rank"]:
         _as_rank(sys.argv[2:])
-    main()
+    sys.exit(main())
