@@ -26,6 +26,13 @@ def flags(row: dict[str, str]) -> list[str]:
     ]
 
 
+def launch(mpirun: str) -> list[str]:
+    """The start of a run's command line, such that runs at a time share this machine's cores."""
+    version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
+    # Open MPI would bind the first ranks of every run to the same cores
+    return [mpirun, "--bind-to", "none"] if "Open MPI" in version else [mpirun]
+
+
 def main() -> int:
     """Run every chosen row; 0 if all came to their end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -41,10 +48,12 @@ def main() -> int:
         rows = [
             r for r in csv.DictReader(file, delimiter="\t") if not arguments.figure or r["figure"] in arguments.figure
         ]
+    launcher = launch(mpirun)
     environment = dict(os.environ) | dict.fromkeys(THREADS, "1")
 
     def run(row: dict[str, str]) -> int:
-        command = [mpirun, "-n", str(arguments.ranks), sys.executable, "-m", "iwes_mpi.train", *flags(row), *further]
+        command = [*launcher, "-n", str(arguments.ranks), sys.executable, "-m", "iwes_mpi.train"]
+        command += [*flags(row), *further]
         command += ["--run-dir", row["run_dir"], "--resume", "auto", "--display", "none"]
         start = time.monotonic()
         code = subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode

@@ -1,0 +1,235 @@
+"""jobs/ without a Slurm: tables, and what the scripts do with the exit codes and files that they meet."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import launch
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OTHER = 12_345  # a user
+
+
+def program(path: Path, script: str) -> None:
+    """Write a program that stands in for another."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(0o755)
+
+
+# -- train.sbatch -------------------------------------------------------------------------------------------------
+
+
+class End(NamedTuple):
+    """How the batch script ended."""
+
+    code: int
+    errors: str
+    requeued: bool
+    cache: str  # what the ranks got as NUMBA_CACHE_DIR
+
+
+class Batch:
+    """The batch script with stand-ins for Slurm, the launchers and the training program."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.run_dir = folder, folder / "run"
+        self.run_dir.mkdir(mode=0o700)
+        tools = folder / "bin"
+        ranks = f'echo "$NUMBA_CACHE_DIR" >"{folder}/cache"; exit "$RANKS_CODE"'
+        program(
+            tools / "srun",
+            'if [[ $* == *--mpi=none* ]]; then [ "$NODES" = up ] || exit 1\n'
+            'while [ "$1" != bash ]; do shift; done; exec "$@"; fi\n' + ranks,
+        )  # fmt: skip
+        program(tools / "mpirun", ranks)
+        program(tools / "scontrol", f'echo "$@" >"{folder}/scontrol"')
+        program(tools / "python", 'echo "$ITERATIONS"')
+        program(folder / "venv/bin/activate", f"PATH={tools}:$PATH")
+
+    def run(self, ranks_code: int, iterations: str = "0", nodes: str = "up", **variables: str) -> End:
+        """Run it; the ranks end with `ranks_code`, after so many iterations in all."""
+        environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"} | {
+            "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node", "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_JOB_NAME": "iwes", "VENV": str(self.folder / "venv"), "RUN_DIR": str(self.run_dir),
+            "TMPDIR": str(self.folder / "node"), "RANKS_CODE": str(ranks_code), "ITERATIONS": iterations,
+            "NODES": nodes,
+        }  # fmt: skip
+        done = subprocess.run(
+            ["bash", ROOT / "jobs/train.sbatch"], cwd=self.folder, env=environment | variables,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        asked = self.folder / "scontrol"
+        requeued = asked.exists() and asked.read_text() == "requeue 7\n"
+        return End(done.returncode, done.stderr, requeued, (self.folder / "cache").read_text().strip())
+
+    @property
+    def stalls(self) -> Path:
+        """The file that counts requeues without progress."""
+        return self.run_dir / "stalls"
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Batch:
+    """A fresh one."""
+    return Batch(tmp_path)
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+@pytest.mark.parametrize(
+    ("ranks_code", "nodes", "code", "requeued"),
+    [
+        (0, "up", 0, False),
+        (2, "up", 2, False),
+        (9, "up", 9, False),
+        (137, "up", 137, False),
+        (137, "lost", 137, True),
+        (75, "up", 75, True),
+        (75, "lost", 75, True),
+        (138, "up", 75, True),  # killed by the USR1 that asks for a checkpoint, before they could catch it
+        (10, "up", 75, True),  # the same as MPICH's mpirun puts it
+    ],
+)
+def test_what_follows_from_an_exit_code(
+    batch: Batch, launcher: str, ranks_code: int, nodes: str, code: int, requeued: bool
+) -> None:
+    end = batch.run(ranks_code, nodes=nodes, LAUNCHER=launcher)
+    assert (end.code, end.requeued) == (code, requeued), end.errors
+
+
+@pytest.mark.parametrize(
+    ("before", "iterations", "after"),
+    [
+        (None, "0", "0 1"),
+        (None, "4", "4 0"),
+        ("4 2", "4", "4 3"),
+        ("4 3", "5", "5 0"),
+        ("4 3", "4", None),  # no further requeue
+        ("08 09", "8", None),  # not octal
+        ("", "0", "0 1"),
+        ("garbage", "0", "0 1"),
+        ("3", "0", "0 1"),
+        ("0 3 1", "0", "0 1"),
+        ("-1 3", "0", "0 1"),
+        ("9" * 40 + " 3", "0", "0 1"),
+        ("\0\1\xff 3", "0", "0 1"),
+        ("a[$(touch executed)] a[$(touch executed)]", "0", "0 1"),
+        ("x x", "a[$(touch executed)]", "0 1"),
+    ],
+)
+def test_requeues_without_progress_are_counted(
+    batch: Batch, before: str | None, iterations: str, after: str | None
+) -> None:
+    if before is not None:
+        batch.stalls.write_text(f"{before}\n", encoding="latin-1")
+    end = batch.run(75, iterations)
+    assert end.code == 75
+    assert end.requeued == (after is not None), end.errors
+    assert (batch.stalls.read_text() if batch.stalls.exists() else None) == (after and f"{after}\n")
+    assert not (batch.folder / "executed").exists()
+    said = [line for line in end.errors.splitlines() if not line.startswith("train.sbatch: ")]
+    assert not said, "an error of Bash"
+
+
+@pytest.mark.parametrize(
+    "taken",
+    ["no", "mine", "link", pytest.param("theirs", marks=pytest.mark.skipif(os.getuid() != 0, reason="needs root"))],
+)
+def test_the_nodes_cache_is_never_somebody_elses(batch: Batch, taken: str) -> None:
+    node = batch.folder / "node"
+    user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+    usual = node / f"numba-{user}-7"
+    if taken != "no":
+        node.mkdir()
+        (node / "elsewhere").mkdir()
+        usual.symlink_to(node / "elsewhere") if taken == "link" else usual.mkdir()
+        if taken == "theirs":
+            os.chown(usual, OTHER, OTHER)
+    end = batch.run(0)
+    assert end.code == 0, end.errors
+    if taken in ("no", "mine"):
+        assert end.cache == str(usual)
+        assert not usual.exists()
+    else:
+        assert end.cache.startswith(f"{usual}-")
+        assert usual.exists()
+    assert not Path(end.cache).exists()
+    assert not end.errors
+
+
+def test_a_chosen_cache_is_kept(batch: Batch) -> None:
+    assert batch.run(0, NUMBA_CACHE_DIR="/elsewhere").cache == "/elsewhere"
+    assert not (batch.folder / "node").exists()
+
+
+# -- run_table.py -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "options"), [("mpirun (Open MPI) 5.0.8", ["--bind-to", "none"]), ("HYDRA build details:", [])]
+)
+def test_runs_at_a_time_share_the_cores(tmp_path: Path, version: str, options: list[str]) -> None:
+    tools = tmp_path / "bin"
+    program(
+        tools / "mpirun",
+        f'if [ "$1" = --version ]; then echo "{version}"; else printf "%s " "$@" >"{tmp_path}/call"; fi',
+    )
+    python = tools / "python"  # whose folder is searched for mpirun first
+    python.symlink_to(sys.executable)
+    table = tmp_path / "table.tsv"
+    table.write_text("figure\trun_dir\tseed\n1\truns/a\t3\n")
+    subprocess.run([python, ROOT / "jobs/run_table.py", table, "--sigma", "0.1"], check=True, timeout=60)
+    expected = [*options, *f"-n 1 {python} -m iwes_mpi.train --seed 3 --sigma 0.1 --run-dir runs/a".split()]
+    assert (tmp_path / "call").read_text().split() == [*expected, "--resume", "auto", "--display", "none"]
+
+
+@pytest.mark.mpi
+def test_open_mpi_is_told_from_others() -> None:
+    version = subprocess.run(
+        [launch.BIN / "mpirun", "--version"], env=launch.environment(), capture_output=True, text=True, check=True
+    ).stdout
+    assert ("Open MPI" in version) == launch.is_open_mpi()
+
+
+# -- tables and scripts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["paper", "scaled", "reference"])
+def test_a_table_is_what_its_generator_prints(name: str) -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "jobs/tables.py", name], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    assert made == (ROOT / f"jobs/{name}.tsv").read_text()
+    rows = [line.split("\t") for line in made.splitlines()[1:]]
+    assert len({row[1] for row in rows}) == len(rows), "runs share a directory"
+
+
+def test_the_table_of_the_paper_has_its_settings() -> None:
+    """Network sizes and learning rates of each figure as in the paper, K = 0 ... 5 and five seeds of each."""
+    rows = [line.split("\t") for line in (ROOT / "jobs/paper.tsv").read_text().splitlines()[1:]]
+    assert len(rows) == 150
+    for figure, presets, rates in (
+        ("1", {"paper-ant"}, {"1e-4"}),
+        ("2", {"paper-ant-256", "paper-ant-512"}, {"1e-4"}),
+        ("4", {"paper-ant"}, {"1e-3", "1e-2"}),
+    ):
+        settings = {tuple(row[2:6]) for row in rows if row[0] == figure}
+        assert settings == {
+            (preset, str(k), rate, str(seed))
+            for preset in presets for k in range(6) for rate in rates for seed in range(1, 6)
+        }  # fmt: skip
+    assert "#SBATCH --array=1-150%" in (ROOT / "jobs/paper.sbatch").read_text()
+
+
+def test_scripts_are_clean() -> None:
+    if not shutil.which("shellcheck"):
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI must check the scripts, but shellcheck is not installed (tests/slurm/cluster.sh install)")
+        pytest.skip("shellcheck is not installed")
+    scripts = [*(ROOT / "jobs").glob("*.sbatch"), ROOT / "tests/slurm/cluster.sh", ROOT / ".ci/run"]
+    done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
