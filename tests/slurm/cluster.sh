@@ -1,7 +1,7 @@
 #!/bin/bash
 # A real two-node Slurm on this one machine, in a folder of its own: for tests of jobs/, needs root.
 #
-#   cluster.sh install           apt-get install slurm-wlm and munge where they are missing
+#   cluster.sh install           apt-get install slurm-wlm, munge and, to check the scripts, shellcheck where missing
 #   cluster.sh start DIR         start munged, slurmctld and two slurmd (node1, node2); wait until both nodes idle
 #   cluster.sh env DIR           print what a shell needs to use it:  eval "$(cluster.sh env DIR)"
 #   cluster.sh kill-node DIR N   what a power cut does: SIGKILL to nodeN's slurmd, its slurmstepds and all their tasks
@@ -12,6 +12,7 @@
 set -euo pipefail
 
 NODES=(1 2)
+CLUSTER_PROGRAMS=(slurmctld slurmd srun munged)
 CPUS=${SLURM_TEST_CPUS:-4} # per node: what Slurm believes, whatever this machine has
 
 die() {
@@ -19,10 +20,10 @@ die() {
     exit 1
 }
 
-# Whether the programs are there. (command -v with several names succeeds if any is.)
+# Whether these programs are there. (command -v with several names succeeds if any is.)
 installed() {
     local program
-    for program in slurmctld slurmd srun munged; do
+    for program in "$@"; do
         command -v "$program" >/dev/null || return 1
     done
 }
@@ -30,7 +31,7 @@ installed() {
 # Debian's service scripts would start daemons on the standard ports, which is not what we want: forbid it.
 install_packages() {
     local policy=/usr/sbin/policy-rc.d
-    ! installed || return 0
+    ! installed "${CLUSTER_PROGRAMS[@]}" shellcheck || return 0
     apt-get update
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -38,7 +39,7 @@ install_packages() {
         # shellcheck disable=SC2064  # the name now
         trap "rm -f $policy" EXIT
     fi
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge shellcheck
 }
 
 # Three neighbouring ports (slurmctld, node1, node2) that nobody listens on.
@@ -156,7 +157,7 @@ wait_idle() {
 
 start() {
     [ "$(id -u)" = 0 ] || die "needs root"
-    installed || die "slurm-wlm or munge is not installed: cluster.sh install"
+    installed "${CLUSTER_PROGRAMS[@]}" || die "slurm-wlm or munge is not installed: cluster.sh install"
     [ ${#DIR} -le 90 ] || die "the path is too long for a Unix socket: $DIR"
     [ ! -e "$DIR/slurmctld.pid" ] || die "there is a cluster in $DIR already"
     mkdir -p "$DIR/state"
