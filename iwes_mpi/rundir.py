@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import platform
+import re
 import shutil
 import time
 from pathlib import Path
@@ -175,7 +176,7 @@ class Keeper:
             if plan.checkpoint is None:
                 checkpoint.save(plan.run_dir, self._checkpoint())
         except (OSError, RuntimeError) as error:
-            raise ConfigError("--run-dir", self._describe(error)) from None
+            raise ConfigError("--run-dir", self._describe(error, runlog.LOG)) from None
         self._saved_at = time.monotonic()
         self._saved_iteration = state.iteration
         self._display: Display = open_display(config, state)
@@ -201,11 +202,13 @@ class Keeper:
         tables = plan.checkpoint.tables if plan.checkpoint else None
         return attrs, runlog.LogWriter(path, attrs, tables, population)
 
-    def _describe(self, error: BaseException) -> str:
-        """An error of the file system as one clause that names the file."""
-        if isinstance(error, OSError) and error.filename:
-            return f"{error.filename}: {error.strerror}"
-        return f"{self._run_dir / runlog.LOG}: {' '.join(str(error).split())}"
+    def _describe(self, error: BaseException, writing: str) -> str:
+        """An error of the file system as one clause that names the file: the one being written, if it does not."""
+        name = getattr(error, "filename", None) or self._run_dir / writing
+        said = (getattr(error, "strerror", None) or str(error)).split()
+        # HDF5 tells of its own functions, addresses and buffers, and somewhere among them what the system said.
+        system = re.search(r"error message = '([^']*)'", " ".join(said))
+        return f"{name}: {system[1] if system else ' '.join(said)}"
 
     def _require_room(self) -> None:
         """Refuse to write into a nearly full file system: HDF5 would leave a damaged file. Raises OSError."""
@@ -240,7 +243,7 @@ class Keeper:
             population = (report.population.returns, report.population.lengths) if self._config.log_population else ()
             self._log.append(report.iteration, report.updates, population)
         except (OSError, RuntimeError) as error:
-            raise StorageError(self._describe(error)) from error
+            raise StorageError(self._describe(error, runlog.LOG)) from error
         every = self._config.checkpoint_every
         due = every and self._state.iteration % every == 0
         if due or time.monotonic() - self._saved_at >= 60 * self._config.checkpoint_minutes:
@@ -257,16 +260,28 @@ class Keeper:
         """
         if self._saved_iteration == self._state.iteration:
             return
+        writing = runlog.LOG
         try:
             self._require_room()
             self._log.sync()
-            checkpoint.save(self._run_dir, self._checkpoint())
+            current = self._checkpoint()
+            writing = checkpoint.CURRENT
+            checkpoint.save(self._run_dir, current)
         except (OSError, RuntimeError) as error:
-            raise StorageError(self._describe(error)) from error
+            raise StorageError(self._describe(error, writing)) from error
         self._saved_at, self._saved_iteration = time.monotonic(), self._state.iteration
 
     def close(self) -> None:
-        """Close log and display, and let others use the directory."""
+        """Close log and display, and let others use the directory.
+
+        Raises
+        ------
+        StorageError
+            As `keep`.
+        """
         self._display.close()
-        self._log.close()
+        try:
+            self._log.close()
+        except (OSError, RuntimeError) as error:
+            raise StorageError(self._describe(error, runlog.LOG)) from error
         self._lock.release()

@@ -14,7 +14,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -169,6 +170,9 @@ class LogWriter:
     -----
     The new file is built beside the old one and renamed over it, then opened for single-writer-multiple-reader
     access, so that at every instant there is a log that reads.
+
+    After a write that failed, on a full disk say, the file stays as it is then: as if the process had been killed.
+    Only `close` may be called then, to no effect.
     """
 
     def __init__(
@@ -179,22 +183,33 @@ class LogWriter:
         population: dict[str, NDArray[Any]] | None = None,
     ):
         draft = path.with_name(path.name + ".new")
-        with h5py.File(draft, "w", libver="latest", locking=False) as file:
+        file = h5py.File(draft, "w", libver="latest", locking=False)
+        created: list[h5py.Dataset] = []
+        with _abandoned_on_error(file, created):
             file.attrs.update(attrs)
             for table, columns in TABLES.items():
                 for name, column in columns.items():
                     start = np.zeros(0) if tables is None else tables[table][name]
-                    _create(file, f"{table}/{name}", column, start.astype(column.dtype))
+                    created.append(_create(file, f"{table}/{name}", column, start.shape))
+                    if start.size:
+                        created[-1][...] = start.astype(column.dtype)
             if population is not None:
                 for name, column in POPULATION.items():
-                    _create(file, f"population/{name}", column, population[name].astype(column.dtype))
+                    start = population[name]
+                    created.append(_create(file, f"population/{name}", column, start.shape))
+                    if start.size:
+                        created[-1][...] = start.astype(column.dtype)
+            file.flush()
+            file.close()
         self._file = h5py.File(draft, "r+", libver="latest", locking=False)
         self._columns = {t: {n: self._file[t][n] for n in columns} for t, columns in TABLES.items()}
         self._population = [self._file["population"][n] for n in POPULATION] if population is not None else []
-        self._file.swmr_mode = True  # before the file is seen under its name: it can be read from then on
-        sync(draft)
-        os.replace(draft, path)
-        sync(path.parent)
+        self._failed = False
+        with self._writing():
+            self._file.swmr_mode = True  # before the file is seen under its name: it can be read from then on
+            sync(draft)
+            os.replace(draft, path)
+            sync(path.parent)
         self._path = path
 
     def append(
@@ -204,13 +219,14 @@ class LogWriter:
         population: tuple[NDArray[Any], ...],
     ) -> None:
         """Write one iteration: its updates and population first, so that they are there when its row is."""
-        for dataset, values in zip(self._population, population, strict=False):
-            row = int(iteration["iteration"])
-            dataset.resize((row + 1, max(dataset.shape[1], values.shape[0]), 2))
-            dataset[row, : values.shape[0]] = values
-        if updates:
-            self._extend("updates", updates)
-        self._extend("iterations", [iteration])
+        with self._writing():
+            for dataset, values in zip(self._population, population, strict=False):
+                row = int(iteration["iteration"])
+                dataset.resize((row + 1, max(dataset.shape[1], values.shape[0]), 2))
+                dataset[row, : values.shape[0]] = values
+            if updates:
+                self._extend("updates", updates)
+            self._extend("iterations", [iteration])
 
     def _extend(self, table: str, rows: list[dict[str, float]]) -> None:
         columns = self._columns[table]
@@ -225,8 +241,9 @@ class LogWriter:
 
     def sync(self) -> None:
         """Return only when all rows are on disk."""
-        self._file.flush()
-        sync(self._path)
+        with self._writing():
+            self._file.flush()
+            sync(self._path)
 
     def tables(self) -> Tables:
         """All rows, by table and column."""
@@ -236,7 +253,39 @@ class LogWriter:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if not self._failed:
+            with self._writing():
+                self._file.flush()
+                self._file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """In the block the file is written; an error is its last."""
+        columns = [dataset for table in self._columns.values() for dataset in table.values()]
+        try:
+            with _abandoned_on_error(self._file, columns + self._population):
+                yield
+        except BaseException:
+            self._failed = True
+            raise
+
+
+@contextmanager
+def _abandoned_on_error(file: h5py.File, datasets: Iterable[h5py.Dataset]) -> Iterator[None]:
+    """Should the block raise, HDF5 never touches the file again; `datasets` are those that are open then.
+
+    Whenever HDF5 closes a file or dataset, and when it is unloaded, it tries again to write what it could not write,
+    and crashes if it cannot. So these objects live to the end of the process, and that comes before HDF5's own end.
+    """
+    try:
+        yield
+    except BaseException:
+        for thing in (file, *datasets):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing.id))
+        libc = ctypes.CDLL(None)
+        with suppress(AttributeError):  # another library than GNU's
+            libc.on_exit(libc._exit, None)  # with the exit code; after Python's end, and MPI's
+        raise
 
 
 def sync(path: Path) -> None:
@@ -248,18 +297,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _create(file: h5py.File, name: str, column: Column, start: NDArray[Any]) -> None:
-    """A column that can grow, with its first values."""
+def _create(file: h5py.File, name: str, column: Column, shape: tuple[int, ...]) -> h5py.Dataset:
+    """A column that can grow, of blanks so far."""
     if name.startswith("population/"):
-        shape = start.shape if start.ndim == 3 else (0, 0, 2)
-        options: dict[str, Any] = {"shape": shape, "maxshape": (None, None, 2), "chunks": (1, 1024, 2)}
+        options: dict[str, Any] = {"maxshape": (None, None, 2), "chunks": (1, 1024, 2)}
     else:
-        options = {"shape": start.shape, "maxshape": (None,), "chunks": (_ROWS_PER_CHUNK,)}
-    dataset = file.create_dataset(name, dtype=column.dtype, fillvalue=column.blank, **options)
-    if start.size:
-        dataset[...] = start
+        options = {"maxshape": (None,), "chunks": (_ROWS_PER_CHUNK,)}
+    dataset = file.create_dataset(name, shape, column.dtype, fillvalue=column.blank, **options)
     dataset.attrs["units"] = column.units
     dataset.attrs["long_name"] = column.long_name
+    return dataset
 
 
 # A reader that meets a checksum that does not match tries again, since the writer may be at it; HDF5's default of 100
