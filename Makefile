@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: train test lint typecheck format clean
+.PHONY: train test lint notebooks format clean
 
 train: $(VENV)/.installed ## train HalfCheetah-v5 from scratch on all cores
 	$(ONE_THREAD) $(BIN)/mpirun -n $(CORES) $(BIN)/python -m iwes_mpi.train --preset quickstart
@@ -18,6 +18,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+notebooks: $(VENV)/.installed ## run the notebooks of analysis/ on the committed logs
+	$(ONE_THREAD) $(BIN)/python analysis/execute.py
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

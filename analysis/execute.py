@@ -1,6 +1,7 @@
 """Run the notebooks and keep what they show: python analysis/execute.py [NOTEBOOK…] (by default all of them).
 
-Each starts from a clean state in a process of its own. Pictures are reduced to 256 colours, since they are committed.
+Each starts from a clean state in a process of its own. Pictures are reduced to 256 colours, since they are committed;
+the first of each is also kept in analysis/figures, for the README.
 """
 
 import argparse
@@ -49,6 +50,15 @@ def shrink(notebook: nbformat.NotebookNode) -> None:
                 output["data"]["image/png"] = base64.b64encode(small.getvalue()).decode()
 
 
+def save_picture(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Write the notebook's first picture, if it has one, to a file that the README shows."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                path.write_bytes(base64.b64decode(output["data"]["image/png"]))
+                return
+
+
 def main() -> int:
     """Run the notebooks named on the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,6 +68,7 @@ def main() -> int:
         notebook = execute(path)
         shrink(notebook)
         nbformat.write(notebook, path)
+        save_picture(notebook, HERE / "figures" / f"{path.stem}.png")
         print(f"{path.name}: {time.monotonic() - begin:.0f} s, {path.stat().st_size / 1e3:.0f} kB", flush=True)
     return 0
 
