@@ -4,6 +4,7 @@ import re
 
 import launch
 import numpy as np
+import pandas as pd
 import pytest
 
 from iwes_mpi import open_run
@@ -14,6 +15,8 @@ LINE = re.compile(
     r"updates (?P<updates>\d+)  ESS (?P<ess>[\d.]+)  time (?P<h>\d+):(?P<m>\d\d):(?P<s>\d\d)"
 )
 SETTINGS = [*launch.SMALL, "--min-env-steps", "0", "--iterations", "100", "--display", "lines", "--min-ess", "0.6"]
+
+UNTIMED = ("iteration", "env_steps", "return_mean", "eval_return_median", "theta_norm", "theta_digest", "ranks")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,27 @@ def test_frames_agree_with_the_console(run_and_output):
     last = run.iterations.iloc[-1]
     assert f"Finished: 100 iterations, {last['env_steps']:.0f} environment steps" in out
     assert f"evaluation median {last['eval_return_median']:.1f}." in out
+
+
+@pytest.mark.mpi
+def test_a_reader_during_the_whole_run_sees_whole_rows_and_disturbs_nothing(run_and_output, tmp_path):
+    alone, _ = run_and_output
+    lengths = []
+    with launch.started(2, *("-m", "iwes_mpi.train"), *SETTINGS, "--run-dir", str(tmp_path)) as process:
+        while process.poll() is None:
+            if not (tmp_path / "log.h5").exists():
+                continue
+            run = open_run(tmp_path)
+            lengths.append(len(run.iterations))
+            for table, names in ((run.iterations, UNTIMED), (run.updates, alone.updates.columns)):
+                expected = getattr(alone, "iterations" if table is run.iterations else "updates")[: len(table)]
+                pd.testing.assert_frame_equal(table[list(names)], expected[list(names)])
+            assert set(run.updates["iteration"]) == set(run.iterations["iteration"])
+        _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 5, "the reader was too slow to see the log grow"
+    assert list(open_run(tmp_path).iterations["theta_digest"]) == list(alone.iterations["theta_digest"])
 
 
 @pytest.mark.mpi
