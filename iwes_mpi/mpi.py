@@ -4,6 +4,7 @@ Collective methods must be called by all ranks of their group in the same order.
 64-bit integers, so that the result depends neither on the number of ranks nor on the order of the reduction.
 """
 
+import contextlib
 import faulthandler
 import os
 import select
@@ -29,6 +30,8 @@ mpi4py.rc.thread_level = "serialized"
 import numpy as np  # noqa: E402
 from mpi4py import MPI  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
+
+from iwes_mpi import signals  # noqa: E402
 
 T = TypeVar("T")
 
@@ -147,6 +150,7 @@ class World(Group):
         # Ranks in node order: a node's shares of the work lie side by side, however ranks were placed.
         self._first_position = sum(leaders.count(node) for node in nodes[: self.node_index])
         self._windows: list[MPI.Win] = []
+        self.last_words = LastWords(self.node)
         self._crowded = self.any(self.node.size > (os.cpu_count() or 1))
 
     def barrier(self) -> None:
@@ -216,8 +220,7 @@ class World(Group):
 
     def node_window(self, n_bytes: int) -> MPI.Win:
         """A shared-memory window of the node to which this rank gives `n_bytes`, open for access. Collective."""
-        window = MPI.Win.Allocate_shared(n_bytes, 1, comm=self.node.comm)
-        window.Lock_all()
+        window = _open_window(self.node, n_bytes)
         self._windows.append(window)
         return window
 
@@ -237,19 +240,75 @@ class World(Group):
         self._windows.clear()
 
     def abort(self, code: int) -> NoReturn:
-        """End every rank at once."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.comm.Abort(code)
-        os._exit(code)  # not reached; some MPI libraries return while the abort is under way
+        """End every rank at once, whatever else fails."""
+        try:
+            self.last_words.claim()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):  # nobody reads any more, or a signal came in the midst of a print
+                    stream.flush()
+            self.comm.Abort(code)
+        finally:
+            os._exit(code)  # some MPI libraries return while the abort is under way
+
+
+def _open_window(node: Group, n_bytes: int) -> MPI.Win:
+    """A shared-memory window to which this rank gives `n_bytes`, open for access. Collective on the node."""
+    window = MPI.Win.Allocate_shared(n_bytes, 1, comm=node.comm)
+    window.Lock_all()
+    return window
+
+
+class LastWords:
+    """Who of a node tells why the job ends: one rank, so that a fault that all have at once is one report, not 48.
+
+    Creating one is collective on the node.
+
+    Parameters
+    ----------
+    node : Group
+    """
+
+    def __init__(self, node: Group):
+        self._window: MPI.Win | None = _open_window(node, 8 if node.rank == 0 else 0)
+        self._claims = np.asarray(self._window.Shared_query(0)[0]).view(np.int64)
+        if node.rank == 0:
+            self._claims[:] = 0
+        self._window.Sync()
+        node.barrier()
+        self._window.Sync()
+
+    def be_first(self) -> bool:
+        """Whether no rank of the node has claimed them; they are this one's then. For the main thread."""
+        if self._window is None:
+            return True
+        one, before = np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        self._window.Fetch_and_op(one, before, 0, 0, MPI.SUM)
+        self._window.Flush(0)
+        return bool(before[0] == 0)
+
+    def claim(self) -> bool:
+        """As `be_first`, without MPI: for any thread, but two ranks may do so in the same moment."""
+        if self._window is None:
+            return True
+        first = bool(self._claims[0] == 0)
+        self._claims[0] = 1
+        return first
+
+    def free(self) -> None:
+        """Release the shared memory. Collective on the node."""
+        window, self._window = self._window, None
+        if window is not None:
+            window.Unlock_all()
+            window.Free()
 
 
 def launch(main: Callable[[World], int]) -> NoReturn:
     """Run `main` on every rank and end the process with the exit code it returns.
 
     An exception that leaves `main` on any rank, SystemExit and KeyboardInterrupt included, prints its traceback
-    and ends the whole job with code 1: the other ranks would otherwise wait for this one for ever. A rank that dies
-    without a word is noticed by its `Neighbour`.
+    and ends the whole job with code 1: the other ranks would otherwise wait for this one for ever. Of a node's ranks
+    only the first prints, should the same befall several. A rank that dies without a word is noticed by its
+    `Neighbour`.
     """
     try:
         world = World()
@@ -259,9 +318,16 @@ def launch(main: Callable[[World], int]) -> NoReturn:
         sys.exit(2)
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        text = "".join(traceback.format_exception(kind, error, trace))
-        print(f"iwes_mpi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
-        world.abort(1)
+        try:
+            if world.last_words.be_first():
+                text = "".join(traceback.format_exception(kind, error, trace))
+                print(f"iwes_mpi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
+            else:
+                time.sleep(Neighbour.PATIENCE)  # while the first prints
+        except Exception:
+            pass  # a broken pipe, say: what matters is that the job ends
+        finally:
+            world.abort(1)
 
     sys.excepthook = report
     faulthandler.enable()  # a crash in compiled code shows where Python was
@@ -272,6 +338,7 @@ def launch(main: Callable[[World], int]) -> NoReturn:
         report(type(error), error, error.__traceback__)
         raise
     neighbour.leave()
+    world.last_words.free()
     sys.exit(code)
 
 
@@ -287,7 +354,7 @@ class Neighbour:
     world : World
     """
 
-    PATIENCE = 2.0  # s in which the launcher may do better
+    PATIENCE = 2.0  # s in which the launcher may end the job by itself, or a report be printed
 
     def __init__(self, world: World):
         self._world = world
@@ -298,29 +365,36 @@ class Neighbour:
         if self._rank == world.rank or its_space != space:  # in a container of its own, a number says nothing
             return
         try:
-            process = os.pidfd_open(pid)
+            process = [os.pidfd_open(pid)]
+        except ProcessLookupError:  # dead already
+            process = []
         except (AttributeError, OSError):  # not Linux, or an old one
             return
         threading.Thread(target=self._look, args=(process,), daemon=True).start()
 
-    def _look(self, process: int) -> None:
+    def _look(self, process: list[int]) -> None:
+        """Sleep until the process ends, if there still is one, or this rank leaves."""
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
-        if self._wake in select.select([process, self._wake], [], [])[0]:
+        if process and self._wake in select.select([*process, self._wake], [], [])[0]:
             return
+        # Not at once: a launcher that ends the job by itself does so within milliseconds, and then the ranks of every
+        # node would see a neighbour die, and name one that was not the first.
         if select.select([self._wake], [], [], self.PATIENCE)[0]:
             return
         world = self._world
-        print(
-            f"iwes_mpi: rank {self._rank} of {world.size} died without a word, killed or by a crash; ending all ranks",
-            file=sys.stderr,
-            flush=True,
-        )
+        if world.last_words.claim():
+            text = f"rank {self._rank} of {world.size} died without a word, killed or by a crash; ending all ranks"
+            with contextlib.suppress(Exception):
+                print(f"iwes_mpi: {text}", file=sys.stderr, flush=True)
         world.abort(1)
 
     def leave(self) -> None:
-        """Take no more notice: the ranks are about to end, each in its own time. Collective on the node."""
-        os.write(self._left, b"\0")
+        """Take no more notice, once no rank of the node has anything left to do but end. Collective on the node.
+
+        None of them ends before all are here: MPI is finalised together.
+        """
         self._world.node.rest_until_all()
+        os.write(self._left, b"\0")
 
 
 def first_of_launch(environment: Mapping[str, str]) -> bool:
@@ -334,7 +408,7 @@ class StopFlag:
 
     SIGTERM, SIGINT and SIGUSR1 only set a flag; a second SIGINT ends the job at once. The first rank of a node that
     finds its flag set raises the node's flag, in shared memory, and sends an empty message to every other rank. Ranks
-    look between episodes. Creating one is collective.
+    look between episodes. What `signals.note` has noted until then counts. Creating one is collective.
 
     Parameters
     ----------
@@ -342,8 +416,6 @@ class StopFlag:
     deadline : float or None
         When rank 0 requests a stop, by `time.monotonic`.
     """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
     def __init__(self, world: World, deadline: float | None):
         self._world = world
@@ -354,8 +426,10 @@ class StopFlag:
         if world.node.rank == 0:
             self._node_flag[0] = 0
         world.publish()
-        for number in self.SIGNALS:
-            signal.signal(number, self._handle)
+        for number in signals.STOPPING:
+            before = signal.signal(number, self._handle)
+            if isinstance(before, signals.Note) and before.requested:
+                self._requested = True
 
     def _handle(self, number: int, frame: object) -> None:
         if self._requested and number == signal.SIGINT:
@@ -380,6 +454,10 @@ class StopFlag:
                     self._comm.Isend([None, 0, MPI.BYTE], rank).Free()
         return self._requested
 
+    def agreed(self) -> bool:
+        """Whether a stop has been requested on any rank; the same on all. Collective."""
+        return self._world.any(self.pending())
+
     def drain(self) -> None:
         """Take the messages that are still under way. Collective."""
         for rank, announced in enumerate(self._comm.allgather(self._announced)):
@@ -388,7 +466,7 @@ class StopFlag:
 
     def release(self) -> None:
         """Give signals back their usual effect, once everything is saved."""
-        for number in self.SIGNALS:
+        for number in signals.STOPPING:
             signal.signal(number, signal.SIG_DFL)
 
 
