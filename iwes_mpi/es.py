@@ -28,6 +28,10 @@ class Interrupted(Exception):
     """A population was dropped unfinished because of a request to stop; the state is that before the iteration."""
 
 
+class Diverged(FloatingPointError):
+    """Theta is no longer finite, and the run is lost; known on every rank."""
+
+
 _LOG_MAX = math.log(1.7e308)
 # The mean of c², in units of the exact sums, below which rounding would show in the effective sample size. Weights are
 # then a few millionths at most: the population says nothing about where theta is now.
@@ -218,6 +222,8 @@ class EvolutionStrategies:
         ------
         Interrupted
             On every rank, if a request to stop came before the population was complete.
+        Diverged
+            On every rank, if an update made theta infinite or NaN. The state is of no use any more.
         """
         state, world = self.state, self.world
         self._wait()
@@ -227,12 +233,13 @@ class EvolutionStrategies:
         before = state.theta.copy()
         updates = self._update(population)
         self._wait()  # ranks that take no part in the updates
+        seconds = self._share_seconds()
         for packed in population.observed:
             state.obs = obs_stats.merge(state.obs, obs_stats.unpack(packed))
         state.iteration += 1
         state.env_steps += int(population.lengths.sum())
         state.episodes += population.returns.size
-        return self._report(population, before, updates)
+        return self._report(population, before, updates, seconds)
 
     def _wait(self) -> None:
         """Wait for the other ranks, charged as idle time."""
@@ -331,13 +338,15 @@ class EvolutionStrategies:
             }
             if estimate.gradient is None or (k > 0 and estimate.ess < config.min_ess):
                 break
-            with self.phases("update"):
+            with self.phases("update"), np.errstate(over="ignore", invalid="ignore"):  # it is said once, as Diverged
                 step = self._step(estimate.gradient)
                 row |= {
                     "grad_norm": kernels.norm(estimate.gradient),
                     "update_norm": kernels.norm(step),
                     "accepted": 1,
                 }
+            if not self._is_finite():
+                break  # for `_share_seconds` to say on every rank
         return rows
 
     def _step(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -349,20 +358,35 @@ class EvolutionStrategies:
         else:
             state.optimizer, step = optimizers.sgd(state.optimizer, descent, config.learning_rate, config.momentum)
         state.theta += step
-        if not np.isfinite(kernels.norm(state.theta)):
-            raise FloatingPointError(
-                f"theta is no longer finite in iteration {state.iteration}: --learning-rate {config.learning_rate} "
-                f"is too large for --sigma {config.sigma} and --shaping {config.shaping}"
-            )
         return step
+
+    def _is_finite(self) -> bool:
+        """Whether this rank's theta is finite, and its norm too."""
+        return math.isfinite(kernels.norm(self.state.theta))
 
     # -- report ----------------------------------------------------------------------------------------------
 
-    def _report(self, population: Population, before: NDArray[np.float64], updates: list[Row]) -> Report:
-        """The iteration in numbers; phase times are means over ranks. Collective."""
+    def _share_seconds(self) -> Row:
+        """Phase times as means over ranks. Collective. What ranks know of theta travels along: one exchange less.
+
+        Raises
+        ------
+        Diverged
+            On every rank, if theta is not finite on any.
+        """
+        seconds, config = self.phases.seconds, self.config
+        *means, broken = self.world.mean(np.array([*seconds.values(), float(not self._is_finite())])).tolist()
+        if broken:
+            raise Diverged(
+                f"theta is no longer finite in iteration {self.state.iteration}: --learning-rate "
+                f"{config.learning_rate} is too large for --sigma {config.sigma} and --shaping {config.shaping}"
+            )
+        self.phases.seconds = dict.fromkeys(seconds, 0.0)
+        return {f"time_{name}": mean for name, mean in zip(seconds, means, strict=True)}
+
+    def _report(self, population: Population, before: NDArray[np.float64], updates: list[Row], seconds: Row) -> Report:
+        """The iteration in numbers."""
         state, world = self.state, self.world
-        seconds = world.mean(np.array(list(self.phases.seconds.values())))
-        self.phases.seconds = dict.fromkeys(self.phases.seconds, 0.0)
         returns = population.returns[np.isfinite(population.returns)]
         scores = population.eval_returns[np.isfinite(population.eval_returns)]
         row: Row = {
@@ -381,7 +405,7 @@ class EvolutionStrategies:
             "invalid_episodes": population.returns.size - returns.size + population.eval_returns.size - scores.size,
             "ranks": world.size,
         }
-        row |= {f"time_{name}": float(value) for name, value in zip(self.phases.seconds, seconds, strict=True)}
+        row |= seconds
         for prefix, sample in (("return", returns), ("eval_return", scores)):
             for statistic in ("mean", "std", "median", "min", "max"):
                 value = float(getattr(np, statistic)(sample)) if sample.size else math.nan

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 from iwes_mpi import mpi
 from iwes_mpi.config import ConfigError
 
-FINISHED, BAD_INPUT, STORAGE_FAILED, STOPPED_EARLY = 0, 2, 74, 75  # 74 and 75 as in sysexits.h
+FINISHED, FAILED, BAD_INPUT, STORAGE_FAILED, STOPPED_EARLY = 0, 1, 2, 74, 75  # 74 and 75 as in sysexits.h
 
 T = TypeVar("T")
 

@@ -1,5 +1,10 @@
 """``python -m iwes_mpi.train``: read the settings, build the parts, and iterate until a limit is reached."""
 
+from iwes_mpi import signals
+
+if __name__ == "__main__":
+    signals.note()
+
 import dataclasses
 import os
 import sys
@@ -9,7 +14,16 @@ from typing import TYPE_CHECKING
 
 from iwes_mpi import mpi
 from iwes_mpi.config import Config, ConfigError, build_parser, parse
-from iwes_mpi.launching import FINISHED, STOPPED_EARLY, STORAGE_FAILED, StorageError, agree, agree_in_order, run_program
+from iwes_mpi.launching import (
+    FAILED,
+    FINISHED,
+    STOPPED_EARLY,
+    STORAGE_FAILED,
+    StorageError,
+    agree,
+    agree_in_order,
+    run_program,
+)
 
 if TYPE_CHECKING:
     from iwes_mpi.es import Report
@@ -23,6 +37,10 @@ _GO_ON = 0
 def train(world: mpi.World, argv: list[str]) -> int:
     """Run the whole of a training run on all ranks; returns the exit code. Collective.
 
+    A stop that is requested while the run gets ready ends with STOPPED_EARLY too: between its stages, which take as
+    long as compiling does at most. Before the environment is made, a new run has left nothing behind yet and an old
+    one is as it was; ``--resume auto`` goes on in either case.
+
     Raises
     ------
     Refused
@@ -35,9 +53,16 @@ def train(world: mpi.World, argv: list[str]) -> int:
     config, state = world.from_root(plan and (plan.config, plan.checkpoint and plan.checkpoint.state))
     stop = mpi.StopFlag(world, None if config.max_wall_time is None else begin + config.max_wall_time)
 
-    from iwes_mpi.es import EvolutionStrategies, Interrupted
-    from iwes_mpi.noise import NoiseTable, choose_size
-    from iwes_mpi.rehearsal import in_turn, rehearse
+    if stop.agreed():
+        if world.is_root:
+            print("Stopped before the run had begun: start it again with --resume auto", flush=True)
+        stop.drain()
+        stop.release()
+        world.close()
+        return STOPPED_EARLY
+
+    from iwes_mpi.noise import choose_size
+    from iwes_mpi.rehearsal import in_turn
     from iwes_mpi.rollouts import open_runner
     from iwes_mpi.state import initial_state
 
@@ -59,7 +84,39 @@ def train(world: mpi.World, argv: list[str]) -> int:
             f"{runner.description}, {d} parameters, K = {config.iw_updates}, {world.size} "
             f"rank{'s' if world.size > 1 else ''} on {world.n_nodes} node{'s' if world.n_nodes > 1 else ''}"
         )
+    code, problem = _iterate(config, world, runner, size, state, stop, keeper)
+    stop.drain()
+    if keeper is not None and plan is not None:
+        code = _end(keeper, plan.run_dir, state, code, problem, quiet=config.display == "none")
+    code = world.from_root(code)  # rank 0 alone knows whether its files are written
+    stop.release()
+    runner.close()
+    world.close()
+    return code
+
+
+def _iterate(
+    config: Config, world: mpi.World, runner: "EpisodeRunner", size: int, state: "State", stop: mpi.StopFlag,
+    keeper: "Keeper | None",
+) -> tuple[int, str]:  # fmt: skip
+    """Get ready, fill a noise table of `size` and iterate until a limit is reached or the run must stop. Collective.
+
+    Returns
+    -------
+    code : int
+        The exit code, as far as it is known.
+    problem : str
+        What ended the run, if it was neither a limit nor a request; known on rank 0.
+    """
+    from iwes_mpi.es import Diverged, EvolutionStrategies, Interrupted
+    from iwes_mpi.noise import NoiseTable
+    from iwes_mpi.rehearsal import in_turn, rehearse
+
+    if stop.agreed():
+        return STOPPED_EARLY, ""
     in_turn(world, lambda: rehearse(config, runner))
+    if stop.agreed():
+        return STOPPED_EARLY, ""
     noise = NoiseTable(world, config.seed, size, with_norms=config.weight_kernel == "precomputed")
     es = EvolutionStrategies(config, world, runner, noise, state, stop)
     code, problem = FINISHED, ""
@@ -72,22 +129,16 @@ def train(world: mpi.World, argv: list[str]) -> int:
         try:
             report = es.iterate()
         except Interrupted:  # by the agreement of all ranks
-            code = STOPPED_EARLY
-            break
+            return STOPPED_EARLY, ""
+        except Diverged as error:  # likewise
+            return FAILED, f"{error}; start a new run with a smaller one"
         if keeper is not None:
             with es.phases("io"):
                 try:
                     keeper.keep(report)
                 except StorageError as error:
                     code, problem = STORAGE_FAILED, str(error)
-    stop.drain()
-    if keeper is not None and plan is not None:
-        code = _end(keeper, plan.run_dir, state, code, problem, quiet=config.display == "none")
-    code = world.from_root(code)  # rank 0 alone knows whether its files are written
-    stop.release()
-    runner.close()
-    world.close()
-    return code
+    return code, problem
 
 
 def _import_parts() -> None:
@@ -131,6 +182,7 @@ def _check_fit(state: "State", runner: "EpisodeRunner") -> None:
 
 def _end(keeper: "Keeper", run_dir: Path, state: "State", code: int, problem: str, quiet: bool) -> int:
     """Save the last state, close the files and say how the run ended. Rank 0 only; returns the exit code."""
+    failed = code == FAILED  # the state is not worth saving
     if not problem:
         try:
             keeper.save()
@@ -138,15 +190,13 @@ def _end(keeper: "Keeper", run_dir: Path, state: "State", code: int, problem: st
             problem = str(error)
     try:
         keeper.close()
-    except (OSError, RuntimeError) as error:
+    except StorageError as error:
         problem = problem or str(error)
     if problem:
-        code = STORAGE_FAILED
-        print(
-            f"iwes_mpi.train: error: {problem}; the run stopped at its last good checkpoint, continue with --resume",
-            file=sys.stderr,
-            flush=True,
-        )
+        if not failed:
+            code = STORAGE_FAILED
+            problem += "; the run stopped at its last good checkpoint, continue with --resume"
+        print(f"iwes_mpi.train: error: {problem}", file=sys.stderr, flush=True)
     elif not quiet:
         print(_summary(run_dir, state, keeper.last, code), flush=True)
     return code

@@ -497,8 +497,9 @@ def test_lost_overlap_ends_the_reuse(world, noise, center):
 
 def test_theta_that_diverges_is_an_error(world, noise):
     run, _ = build(world, noise, optimizer="sgd", learning_rate=1e200, momentum=0.0, shaping="none")
-    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match="learning-rate"):
+    with pytest.raises(es.Diverged, match="--learning-rate 1e\\+200 is too large"):  # and not a word from NumPy
         run.iterate()
+    assert run.state.iteration == 0
 
 
 # -- invalid returns -----------------------------------------------------------------------------------------
