@@ -60,6 +60,58 @@ def test_a_failing_rank_ends_all(launcher: str, fault: str, tmp_path: Path) -> N
         assert outcome.err.count("Traceback (most recent call last)") == 1
 
 
+def test_a_fault_that_all_ranks_have_is_one_traceback(tmp_path: Path) -> None:
+    outcome = launch.train(3, *faulty("raise"), "--run-dir", str(tmp_path / "run"), timeout=60)
+    assert outcome.code not in (0, 2, 75)
+    assert outcome.err.count("failed:\n") == 1, outcome.err
+    assert outcome.err.count("Traceback") == 1
+    assert outcome.err.count(SAID["raise"]) == 1
+
+
+@pytest.mark.parametrize("where", ["all", "root"])
+def test_theta_that_diverges_is_said_once(where: str, tmp_path: Path) -> None:
+    """A step that is too large is no fault of the program: one line which names the setting, and no checkpoint."""
+    huge = ["--optimizer", "sgd", "--learning-rate", "1e200", "--shaping", "none", "--weights-on", where]
+    outcome = launch.train(3, *launch.SMALL, *huge, "--run-dir", str(tmp_path / "run"))
+    assert outcome.code == 1
+    told = [line for line in outcome.err.splitlines() if "iwes_mpi" in line]
+    assert len(told) == 1, outcome.err
+    assert "theta is no longer finite in iteration 0: --learning-rate 1e+200 is too large" in told[0]
+    assert "Traceback" not in outcome.err
+    assert "Warning" not in outcome.err
+    kept = open_run(tmp_path / "run")
+    assert kept.iterations.empty
+    assert np.isfinite(kept.theta).all()
+
+
+MUTE = """
+import sys, time
+from iwes_mpi import mpi
+
+class Broken:
+    def write(self, text): raise BrokenPipeError
+    def flush(self): raise RuntimeError("reentrant call")
+
+def main(world):
+    if world.rank == 1:
+        sys.stdout = sys.stderr = Broken()
+        raise ArithmeticError
+    while True:
+        time.sleep(0.01)
+
+mpi.launch(main)
+"""
+
+
+def test_a_rank_that_cannot_speak_ends_all_the_same(tmp_path: Path) -> None:
+    """Nobody reads its output any more, or a signal has come in the midst of a print."""
+    (tmp_path / "mute.py").write_text(MUTE)
+    begin = time.monotonic()
+    outcome = launch.run(3, str(tmp_path / "mute.py"), timeout=60)
+    assert outcome.code not in (0, 2, 75)
+    assert time.monotonic() - begin < 2 * TOLD  # from the launch on
+
+
 class _Pair:
     """A world of this process and another, as its `Neighbour` sees it; abort is only noted down."""
 
@@ -69,6 +121,7 @@ class _Pair:
         space = os.stat("/proc/self/ns/pid").st_ino
         comm = SimpleNamespace(allgather=lambda mine: [mine, (1, other, space)])
         self.node = SimpleNamespace(rank=0, size=2, comm=comm, rest_until_all=lambda: None)
+        self.last_words = mpi.LastWords(mpi.alone())
         self.aborted = threading.Event()
 
     def abort(self, code: int) -> None:
@@ -77,16 +130,30 @@ class _Pair:
 
 def test_a_rank_that_dies_is_noticed_whatever_the_launcher(capfd: pytest.CaptureFixture[str]) -> None:
     """With srun, which leaves the others waiting: tests/test_slurm.py."""
-    for leaving in (False, True):
+    for leaving, said in ((False, False), (False, True), (True, False)):
         with subprocess.Popen(["sleep", "60"]) as other:
             world = _Pair(other.pid)
             neighbour = mpi.Neighbour(world)  # type: ignore[arg-type]
             assert not world.aborted.wait(0.3)
             if leaving:
                 neighbour.leave()
+            if said:  # why the job ends: by the other rank
+                assert world.last_words.be_first()
             other.kill()
         assert world.aborted.wait(mpi.Neighbour.PATIENCE + (0.5 if leaving else 10)) is not leaving
-    assert capfd.readouterr().err.count("iwes_mpi: rank 1 of 2 died without a word") == 1
+        told = "iwes_mpi: rank 1 of 2 died without a word"
+        assert capfd.readouterr().err.count(told) == (not leaving and not said)
+        world.last_words.free()
+
+
+def test_a_rank_that_is_dead_before_it_is_watched_is_noticed(capfd: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(["true"]) as other:
+        other.wait()
+        world = _Pair(other.pid)
+        mpi.Neighbour(world)  # type: ignore[arg-type]
+        assert world.aborted.wait(mpi.Neighbour.PATIENCE + 10)
+    assert "iwes_mpi: rank 1 of 2 died without a word" in capfd.readouterr().err
+    world.last_words.free()
 
 
 @pytest.mark.parametrize("fault", ["nan reward", "infinite reward", "nan observation", "infinite observation"])
@@ -174,6 +241,50 @@ def test_a_signal_to_one_rank_stops_all_in_the_middle_of_a_population(
     assert_same_bits(run_dir, slow_reference)
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.7])
+def test_a_signal_while_the_run_gets_ready_stops_it_too(delay: float, slow_reference: Path, tmp_path: Path) -> None:
+    """From the moment on that a rank's Python has read the first lines of the program."""
+    settings = [*slowly(tmp_path / "begun"), "--resume", "auto", "--run-dir", str(tmp_path / "run")]
+    with launch.started(3, "-m", "iwes_mpi.train", *settings) as process:
+        deadline = time.monotonic() + 60
+        while len(ranks := [rank for rank in launch.ranks_of(process.pid) if catches(rank, signal.SIGUSR1)]) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(delay)
+        os.kill(sorted(ranks)[1], signal.SIGUSR1)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert out.count("Stopped") == 1
+    assert "Traceback" not in err
+    assert not (tmp_path / "begun").exists()
+    resumed = launch.train(4, *settings)
+    assert resumed.code == 0, resumed.err
+    assert_same_bits(tmp_path / "run", slow_reference)
+
+
+def catches(process: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
+def test_wall_time_ends_in_the_middle_of_a_population(slow_reference: Path, tmp_path: Path) -> None:
+    limit, sleep = 12, 0.06
+    begin = time.monotonic()
+    settings = [*slowly(tmp_path / "begun", sleep), "--max-wall-time", str(limit), "--run-dir", str(tmp_path / "run")]
+    outcome = launch.train(2, *settings)
+    assert time.monotonic() - begin < limit + 60 * sleep + 5  # from the launch on
+    assert outcome.code == 75, outcome.err
+    assert (tmp_path / "begun").exists()
+    assert open_run(tmp_path / "run").iterations.empty, "a population takes 17 s at least"
+    resumed = launch.train(4, "--resume", "--run-dir", str(tmp_path / "run"), "--max-wall-time", "none")
+    assert resumed.code == 0, resumed.err
+    assert_same_bits(tmp_path / "run", slow_reference)
+
+
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     slower = slowly(tmp_path / "begun", sleep=1.0)
     with launch.started(2, "-m", "iwes_mpi.train", *slower, "--run-dir", str(tmp_path / "run")) as process:
@@ -237,21 +348,49 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_stops_the_run_and_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
+# Settings under which every iteration asks for room.
+GROWING = [*launch.SMALL, "--min-env-steps", "0", "--log-population", "--display", "none"]
+
+
+@pytest.fixture(scope="module")
+def growing_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a run, left alone."""
+    run_dir = tmp_path_factory.mktemp("growing") / "whole"
+    assert launch.train(2, *GROWING, "--iterations", "8", "--run-dir", str(run_dir)).code == 0
+    return run_dir
+
+
+def assert_told_once(outcome: launch.Outcome, told: str) -> None:
+    """The run ended with the code of a failed storage and one line, and nothing else was printed by its libraries."""
+    assert outcome.code == 74, outcome.err
+    lines = [line for line in outcome.err.splitlines() if "iwes_mpi" in line]
+    assert len(lines) == 1, outcome.err
+    assert f"error: {told}; the run stopped at its last good checkpoint" in lines[0]
+    for noise in ("Traceback", "HDF5", "Exception ignored", "Segmentation", "signal"):
+        assert noise not in outcome.err
+
+
+@pytest.mark.parametrize("check", [True, False], ids=["noticed before", "in the midst of a write"])
+def test_a_full_disk_stops_the_run_and_loses_nothing(check: bool, small_disk: Path, tmp_path: Path) -> None:
     run_dir = small_disk / "run"
-    settings = [*launch.SMALL, "--min-env-steps", "0", "--checkpoint-every", "1"]
-    endless = [*settings, "--iterations", "none", "--display", "none", "--run-dir", str(run_dir)]
-    with launch.started(2, "-m", "iwes_mpi.train", *endless) as process:
+    script = tmp_path / "unchecked.py"  # another job fills the disk between the check and the write
+    script.write_text(
+        "import runpy\n"
+        "from iwes_mpi import rundir\n"
+        f"if not {check}: rundir.Keeper._require_room = lambda keeper: None\n"
+        "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
+    )
+    settings = [*GROWING, "--checkpoint-every", "1"]
+    with launch.started(2, str(script), *settings, "--iterations", "none", "--run-dir", str(run_dir)) as process:
         wait_for(run_dir / "checkpoint-previous.h5", process)
         with open(small_disk / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
             while True:
-                ballast.write(bytes(1 << 16))
+                ballast.write(bytes(1 << 12))
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 74, err
-    told = [line for line in err.splitlines() if "iwes_mpi" in line]
-    assert len(told) == 1, err
-    assert str(run_dir) in told[0]
-    assert "Traceback" not in err
+    name = run_dir if check else run_dir / "log.h5"
+    if not check and f"{CURRENT}: " in err:
+        name = run_dir / CURRENT
+    assert_told_once(launch.Outcome(process.returncode, "", err), f"{name}: No space left on device")
 
     kept = open_run(run_dir)
     reached = kept.checkpoint.state.iteration
@@ -271,10 +410,80 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(small_disk: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("writing", "room"),
+    [("log.h5", 0), ("log.h5", 9_000), ("log.h5", 40_000), (CURRENT, -1)],
+    ids=["at once", "in a chunk", "later", "in a checkpoint"],
+)
+def test_a_quota_met_in_the_midst_of_a_write(writing: str, room: int, growing_reference: Path, tmp_path: Path) -> None:
+    """After three iterations the kernel lets rank 0's files grow by `room` bytes, or no file reach a checkpoint's size.
+
+    HDF5 then fails somewhere inside, tries again when the file is closed, and when the process ends.
+    """
+    run_dir, script = tmp_path / "run", tmp_path / "limited.py"
+    script.write_text(
+        "import os, resource, runpy\n"
+        "from iwes_mpi import runlog\n"
+        "append, calls = runlog.LogWriter.append, []\n"
+        "def limited(log, *arguments):\n"
+        "    append(log, *arguments)\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 3:\n"
+        f"        size = os.stat(log._path.with_name({writing!r})).st_size + {room}\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
+        "runlog.LogWriter.append = limited\n"
+        "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
+    )
+    every = "3" if writing == CURRENT else "2"
+    settings = [*GROWING, "--checkpoint-every", every, "--iterations", "8"]
+    outcome = launch.run(2, str(script), *settings, "--run-dir", str(run_dir))
+    assert_told_once(outcome, f"{run_dir / writing}: {os.strerror(errno.EFBIG)}")
+    assert_resumes_with_the_same_bits(run_dir, growing_reference, rows=3)
+
+
+def test_a_log_that_cannot_be_begun(growing_reference: Path, tmp_path: Path) -> None:
+    """On resume the log is written anew, beside the old one: that stays."""
+    run_dir, script = tmp_path / "run", tmp_path / "limited.py"
+    shutil.copytree(growing_reference, run_dir)
+    script.write_text(
+        "import resource, runpy\n"
+        "from iwes_mpi import runlog\n"
+        "begin = runlog.LogWriter.__init__\n"
+        "def limited(log, *arguments):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))\n"
+        "    begin(log, *arguments)\n"
+        "runlog.LogWriter.__init__ = limited\n"
+        "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
+    )
+    outcome = launch.run(2, str(script), "--resume", "--run-dir", str(run_dir), "--iterations", "9")
+    assert outcome.code == 2, outcome.err
+    told = [line for line in outcome.err.splitlines() if "iwes_mpi" in line]
+    assert told == [f"iwes_mpi.train: error: --run-dir: {run_dir / 'log.h5'}: File too large"]
+    assert_same_bits(run_dir, growing_reference)
+
+
+def assert_resumes_with_the_same_bits(run_dir: Path, reference: Path, rows: int) -> None:
+    """At least the first `rows` rows are there, as is a checkpoint; the run goes on like one that was left alone."""
+    kept, whole = open_run(run_dir), open_run(reference)
+    assert rows <= len(kept.iterations) < 8
+    assert list(kept.iterations["theta_digest"]) == list(whole.iterations["theta_digest"][: len(kept.iterations)])
+    assert kept.checkpoint.state.iteration >= 0
+    resumed = launch.train(2, "--resume", "--run-dir", str(run_dir), "--iterations", "8")
+    assert resumed.code == 0, resumed.err
+    assert_same_bits(run_dir, reference)
+    ended = open_run(run_dir)
+    assert ended.population is not None
+    assert whole.population is not None
+    for name, values in whole.population.items():
+        np.testing.assert_array_equal(ended.population[name], values)
+
+
+@pytest.mark.parametrize(
     ("function", "stopped", "number"),
     [("rundir.checkpoint.save", True, errno.EROFS), ("runlog.LogWriter.append", False, errno.EDQUOT)],
 )
-def test_a_file_system_that_fails_while_running(function: str, stopped: bool, number: int, tmp_path: Path) -> None:
+def test_a_file_system_that_fails_while_running(
+    function: str, stopped: bool, number: int, growing_reference: Path, tmp_path: Path
+) -> None:
     """Quota and read-only file systems: 74 and one line, not the 75 that promises a checkpoint."""
     script = tmp_path / "failing.py"
     script.write_text(
@@ -293,11 +502,9 @@ def test_a_file_system_that_fails_while_running(function: str, stopped: bool, nu
         "runlog.LogWriter.append = stopping\n"
         "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
     )
-    settings = [*launch.SMALL, "--run-dir", str(tmp_path / "run")]
-    outcome = launch.run(2, str(script), *settings)
-    assert outcome.code == 74, outcome.err
-    assert outcome.err.count(f"error: the file: {os.strerror(number)}") == 1
-    assert launch.train(2, "--resume", "--run-dir", str(tmp_path / "run"), "--iterations", "3").code == 0
+    outcome = launch.run(2, str(script), *GROWING, "--iterations", "8", "--run-dir", str(tmp_path / "run"))
+    assert_told_once(outcome, f"the file: {os.strerror(number)}")
+    assert_resumes_with_the_same_bits(tmp_path / "run", growing_reference, rows=1)
 
 
 @pytest.mark.parametrize("rollouts", ["native", "gymnasium"])
