@@ -468,7 +468,11 @@ class ArgumentParser(argparse.ArgumentParser):
         if message.startswith("argument ") and separator:
             raise ConfigError(setting, problem)
         if message.startswith("unrecognized arguments: "):
-            raise ConfigError(message.split()[2], "is not a setting of this program; see --help")
+            flag = message.split()[2]
+            near = difflib.get_close_matches(flag.partition("=")[0], self._option_string_actions, 1)
+            raise ConfigError(
+                flag, f"is not a setting of this program; {f'is it {near[0]}?' if near else 'see --help'}"
+            )
         raise ConfigError("command line", message)
 
 

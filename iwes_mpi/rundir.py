@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import errno
 import fcntl
+import math
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 LOCK = "lock"
 # Writing stops while there is still this much room, so that no file is left half-written by a full disk.
 _SPARE_BYTES = 1 << 20
+_USELESS_ESS, _UNUSED_IN_A_ROW = 0.1, 3  # when it is said that importance-weighted updates are of no use
 
 
 class Plan(NamedTuple):
@@ -184,6 +186,7 @@ class Keeper:
             if notice:
                 self.note(f"warning: {notice}")
         self.last: Report | None = None
+        self._unused, self._told = 0, False
 
     def _open_log(
         self, plan: Plan, provenance: dict[str, object], notices: list[str]
@@ -249,6 +252,21 @@ class Keeper:
         if due or time.monotonic() - self._saved_at >= 60 * self._config.checkpoint_minutes:
             self.save()
         self._display.update(report)
+        self._notice_unused(report)
+
+    def _notice_unused(self, report: "Report") -> None:
+        """Say once if populations are of no use for the importance-weighted updates made from them."""
+        config = self._config
+        smallest = min((row["ess"] for row in report.updates), default=1.0)
+        self._unused = self._unused + 1 if config.iw_updates > 0 and smallest < _USELESS_ESS else 0
+        if self._unused == _UNUSED_IN_A_ROW and not self._told:
+            self._told = True
+            ratio = config.learning_rate * math.sqrt(self._state.theta.size) / config.sigma
+            self.note(
+                f"warning: theta moves so far from its population that less than a tenth of it still counts (ESS), for "
+                f"{self._unused} iterations now. learning_rate·√d/sigma is {ratio:.2g}, the paper's 0.5: lower "
+                f"--learning-rate or --iw-updates, or set --min-ess"
+            )
 
     def save(self) -> None:
         """Write a checkpoint, after the log rows that lead up to it are on disk; nothing if it is there already.

@@ -203,7 +203,7 @@ def _end(keeper: "Keeper", run_dir: Path, state: "State", code: int, problem: st
 
 
 def _summary(run_dir: Path, state: "State", last: "Report | None", code: int) -> str:
-    """Two lines: what the run reached, and how to look at it."""
+    """Two lines: what the run reached, and how to look at it or to go on."""
     from iwes_mpi.console import clock
 
     verb = "Finished" if code == FINISHED else "Stopped early, with a checkpoint"
@@ -211,10 +211,13 @@ def _summary(run_dir: Path, state: "State", last: "Report | None", code: int) ->
     reached = f", evaluation median {last.iteration['eval_return_median']:.1f}" if last and scored else ""
     python = sys.executable if " " not in sys.executable else "python"
     python = os.path.relpath(python) if python.startswith(os.getcwd() + os.sep) else "python"
+    if code == FINISHED:
+        next_step = f"Results are in {run_dir}; see them with: {python} -m iwes_mpi.evaluate {run_dir}"
+    else:
+        next_step = f"To go on, on any number of ranks: {python} -m iwes_mpi.train --resume --run-dir {run_dir}"
     return (
         f"{verb}: {state.iteration} iterations, {state.env_steps} environment steps "
-        f"in {clock(state.wall_time)}{reached}.\n"
-        f"Results are in {run_dir}; see them with: {python} -m iwes_mpi.evaluate {run_dir}"
+        f"in {clock(state.wall_time)}{reached}.\n{next_step}"
     )
 
 

@@ -174,3 +174,13 @@ def test_kills_change_no_bit(tmp_path: Path) -> None:
     assert whole.code == 0, whole.err
     assert_same_bits(run_dir, tmp_path / "whole")
     assert list(open_run(run_dir).iterations["iteration"]) == list(range(int(limit)))
+
+
+def test_updates_of_no_use_are_told_of_once(tmp_path: Path) -> None:
+    settings = [*launch.SMALL, "--min-env-steps", "0", "--iterations", "6", "--display", "lines"]
+    for rate, told in (("0.001", 0), ("1", 1)):
+        outcome = launch.train(1, *settings, "--learning-rate", rate, "--run-dir", str(tmp_path / rate))
+        assert outcome.code == 0, outcome.err
+        smallest = open_run(tmp_path / rate).updates["ess"].min()
+        assert (smallest < 0.1) == bool(told)
+        assert outcome.out.count("warning: theta moves so far from its population") == told
