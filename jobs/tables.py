@@ -67,6 +67,7 @@ def reference() -> Iterator[Row]:
         "Swimmer-v5": ("2e-2", "2e-2"),
         "HalfCheetah-v5": ("1.5e-2", "5e-3"),
         "Hopper-v5": ("2e-2", "7e-3"),
+        "Walker2d-v5": ("1e-2", "3.3e-3"),
     }
     for task, rates in tasks.items():
         for seed in SEEDS:
