@@ -57,16 +57,25 @@ class Display(Protocol):
 
 
 class Rate:
-    """Environment steps per second, over the last iterations."""
+    """How much something grows per second, over the last iterations.
 
-    def __init__(self, env_steps: int):
-        self._marks = [(time.monotonic(), env_steps)]
+    A job's first iteration compiles, so it counts only as long as it is the only one.
+    """
 
-    def __call__(self, env_steps: int) -> float:
-        """The rate with `env_steps` reached by now."""
-        self._marks = [*self._marks[-10:], (time.monotonic(), env_steps)]
-        (t0, n0), (t1, n1) = self._marks[0], self._marks[-1]
-        return (n1 - n0) / max(t1 - t0, 1e-9)
+    def __init__(self, value: float):
+        self._begin = (time.monotonic(), value)
+        self._marks: list[tuple[float, float]] = []
+
+    def __call__(self, value: float) -> float:
+        """The rate with `value` reached by now."""
+        self._marks = [*self._marks[-10:], (time.monotonic(), value)]
+        (t0, v0), (t1, v1) = self._marks[0] if self.is_steady else self._begin, self._marks[-1]
+        return (v1 - v0) / max(t1 - t0, 1e-9)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether it was called more than once, so that the first iteration is left out."""
+        return len(self._marks) > 1
 
 
 def progress(config: Config, state: "State", elapsed: float) -> float:
@@ -129,7 +138,7 @@ class Bar:
         self._config, self._state = config, state
         self._rate = Rate(state.env_steps)
         self._begin = time.monotonic()
-        self._start = progress(config, state, 0.0)
+        self._pace = Rate(progress(config, state, 0.0))
         limited = bool(config.iterations or config.max_env_steps or config.max_wall_time)
         columns = [
             TextColumn("iteration {task.fields[iteration]}"),
@@ -155,13 +164,13 @@ class Bar:
         row = report.iteration
         elapsed = time.monotonic() - self._begin
         done = progress(self._config, self._state, elapsed)
-        left = elapsed * (1 - done) / (done - self._start) if done > self._start else math.nan
+        pace = self._pace(done)
         figures = (
             f"{row['env_steps'] / 1e6:.2f}M steps  {self._rate(int(row['env_steps'])) / 1e3:.1f}k/s  "
             f"eval median {row['eval_return_median']:.1f}  ESS {_smallest_ess(report):.2f}"
         )
-        if not math.isnan(left):
-            figures += f"  {clock(left)} left"
+        if self._pace.is_steady and pace > 0:
+            figures += f"  {clock((1 - done) / pace)} left"
         self._progress.update(self._task, completed=done, iteration=self._state.iteration, figures=figures)
         self._progress.refresh()
 

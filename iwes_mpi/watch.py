@@ -133,7 +133,10 @@ def _seconds(value: float) -> str:
 
 
 def remaining(config: Config, rows: "pd.DataFrame") -> float:
-    """Seconds to the nearest limit at the present pace; NaN without limits or rows. Restarts are not foreseen."""
+    """Seconds to the nearest limit at the present pace; NaN without limits, and until there are two rows.
+
+    The first one compiles. Restarts are not foreseen.
+    """
     pace = seconds_per_iteration(rows)
     left = []
     if config.iterations is not None:
@@ -141,7 +144,7 @@ def remaining(config: Config, rows: "pd.DataFrame") -> float:
     if config.max_env_steps is not None and len(rows):
         steps = rows["env_steps"].diff().fillna(rows["env_steps"]).tail(20).mean()
         left.append(pace * (config.max_env_steps - _last(rows, "env_steps")) / max(steps, 1))
-    return max(0.0, min(left)) if left and len(rows) else math.nan
+    return max(0.0, min(left)) if left and len(rows) > 1 else math.nan
 
 
 # -- a curve in text -----------------------------------------------------------------------------------------

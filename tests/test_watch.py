@@ -143,6 +143,7 @@ def test_time_left():
     assert watch.remaining(Config(max_env_steps=1000, iterations=5), table) == 2
     assert np.isnan(watch.remaining(Config(), table))
     assert np.isnan(watch.remaining(Config(iterations=10), table.iloc[:0]))
+    assert np.isnan(watch.remaining(Config(iterations=10), table.iloc[:1])), "half a minute of compiling is no pace"
 
 
 # -- the curve -----------------------------------------------------------------------------------------------
