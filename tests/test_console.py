@@ -16,7 +16,7 @@ def now(monkeypatch):
 
 
 def bar_and_step(now, capsys, state, **limits):
-    """A bar for a run at `state`, and a function that ends an iteration after some seconds and returns what it shows."""
+    """A bar for a run at `state`, and a function that ends an iteration and returns what is shown then."""
     bar = console.Bar(Config(**limits), state, width=200)
 
     def step(seconds):
