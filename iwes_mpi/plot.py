@@ -124,7 +124,7 @@ def group_runs(runs: Iterable[Run], timing: bool = False) -> list[Setting]:
 
 
 class Curve(NamedTuple):
-    """The mean of some curves where all of them have values, and their spread."""
+    """The mean of some curves where more than half of them have values, and their spread."""
 
     x: NDArray[np.float64]  # (points,)
     mean: NDArray[np.float64]  # (points,)
@@ -145,7 +145,10 @@ def run_curve(run: Run, x: X = "env_steps", y: str = "eval_return_median") -> tu
 
 
 def average(curves: Sequence[tuple[NDArray[Any], NDArray[Any]]], band: Band = "min-max") -> Curve:
-    """The mean of curves over the range of x that all of them cover, interpolated linearly, and a band.
+    """The mean of curves, interpolated linearly, over the range of x that more than half of them reach; and a band.
+
+    At each x, mean and band are of the curves that cover it. So where a curve ends before the others the mean may
+    jump; but a run that has just begun takes nothing from the others.
 
     Parameters
     ----------
@@ -157,26 +160,30 @@ def average(curves: Sequence[tuple[NDArray[Any], NDArray[Any]]], band: Band = "m
     Returns
     -------
     Curve
-        Without points if no curve has any, or they have no x in common.
+        Without points if no curve has any, or no x is reached by more than half.
     """
     curves = [curve for curve in curves if curve[0].size]
     if not curves:
         return Curve(*np.zeros((4, 0)))
-    first = curves[0][0]
-    begin, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    most = len(curves) // 2 + 1
+    begin, end = sorted(x[0] for x, _ in curves)[most - 1], sorted(x[-1] for x, _ in curves)[-most]
+    if end < begin:
+        return Curve(*np.zeros((4, 0)))
     points = np.unique(np.concatenate([x for x, _ in curves]))
     points = points[(points >= begin) & (points <= end)]
-    if points.size > max(_GRID, first.size):
+    if points.size > max(_GRID, *(x.size for x, _ in curves)):
         points = np.linspace(begin, end, _GRID)
-    values = np.array([np.interp(points, x, y) for x, y in curves])  # (curves, points)
-    mean = values.mean(axis=0)
-    if band == "standard-error" and len(curves) > 1:
-        error = values.std(axis=0, ddof=1) / np.sqrt(len(curves))
+    # NaN where a curve has no value, (curves, points)
+    values = np.array([np.interp(points, x, y, left=np.nan, right=np.nan) for x, y in curves])
+    mean = np.nanmean(values, axis=0)
+    if band == "standard-error":
+        n = np.isfinite(values).sum(axis=0)
+        error = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(n - 1, 1) / n)
         return Curve(points, mean, mean - error, mean + error)
-    if band in ("none", "standard-error"):
+    if band == "none":
         return Curve(points, mean, mean, mean)
     edges = (0.0, 1.0) if band == "min-max" else (0.25, 0.75)
-    low, high = np.quantile(values, edges, axis=0)
+    low, high = np.nanquantile(values, edges, axis=0)
     return Curve(points, mean, low, high)
 
 
@@ -259,7 +266,7 @@ def _draw(
     band: Band,
     style_of: StyleOf | None = None,
 ) -> None:
-    """One mean with its band per setting; runs that go beyond the others of their setting end in thin lines."""
+    """One mean with its band per setting; runs that go on where half of their setting's do not end in thin lines."""
     for index, (label, runs) in enumerate(settings):
         curves = [curve(run) for run in runs]
         curves = [c for c in curves if c[0].size]
@@ -294,6 +301,9 @@ def learning_curves(
     style_of: StyleOf | None = None,
 ) -> "Axes":
     """Learning curves: one per setting, the mean of its runs, with a band.
+
+    The mean is of the runs that have come so far, and goes on as long as more than half have (`average`); single
+    runs go on from there in thin lines.
 
     Parameters
     ----------
@@ -475,10 +485,15 @@ def overview(runs: Sequence[Run], x: X = "env_steps", band: Band = "min-max") ->
     figure.suptitle(environments.pop() if len(environments) == 1 else f"{len(environments)} environments")
     if legend_rows:
         handles, labels = curves.get_legend_handles_labels()
-        explained = "mean of the runs" + (f"; band: {BANDS[band]}" if band != "none" else "") if several else ""
         ends = [{run_curve(run, x, y)[0][-1:].tobytes() for run in setting.runs} for setting in settings]
-        if any(len(different) > 1 for different in ends):
-            explained += "; thin lines: runs beyond the shortest of their setting"
+        uneven = any(len(different) > 1 for different in ends)
+        explained = "mean of the runs" if several else ""
+        if uneven:
+            explained += " that have come so far, where more than half have"
+        if several and band != "none":
+            explained += f"; band: {BANDS[band]}"
+        if uneven:
+            explained += "; thin lines: single runs beyond"
         figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(settings) // legend_rows),
                       frameon=False, title=explained, handlelength=3, fontsize="small")  # fmt: skip
     return figure

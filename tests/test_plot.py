@@ -55,6 +55,24 @@ def test_bands():
         np.testing.assert_allclose(curve.high, high)
 
 
+def test_a_mean_goes_as_far_as_more_than_half_of_the_curves():
+    """Lines y = 0, 1, 2 ... that end at different x: at each x the mean and band of those that reach it."""
+    ends = [10, 10, 10, 6, 0]  # one run is behind, and one has only just begun
+    curves = [(np.arange(end + 1.0), np.full(end + 1, float(level))) for level, end in enumerate(ends)]
+    for order in (curves, curves[::-1]):
+        x, mean, low, high = plot.average(order)
+        assert x.tolist() == list(range(11))
+        assert mean.tolist() == [2] + 6 * [1.5] + 4 * [1]
+        assert low.tolist() == 11 * [0]
+        assert high.tolist() == [4] + 6 * [3] + 4 * [2]
+    errors = plot.average(curves, "standard-error")
+    spreads = [np.std(range(n), ddof=1) / np.sqrt(n) for n in (5, 4, 3)]
+    np.testing.assert_allclose(errors.high - errors.mean, np.repeat(spreads, (1, 6, 4)))
+    assert plot.average(curves[2:]).x[-1] == 6, "two of three are more than half"
+    assert plot.average(curves[1:]).x[-1] == 6, "two of four are not"
+    assert plot.average(curves[3:]).x.tolist() == [0], "a mean is of two runs at least"
+
+
 def test_average_of_few_or_no_points():
     empty = (np.zeros(0), np.zeros(0))
     assert plot.average([]).x.size == plot.average([empty]).x.size == 0
@@ -187,6 +205,19 @@ def test_a_run_that_stopped_early_shortens_the_mean_but_not_the_others(tmp_path)
     ax = plot.learning_curves(runs, Figure().subplots(), x="iteration")
     ends = sorted(line.get_xdata()[-1] for line in ax.lines)
     assert ends == [9, 9, 9, 29]  # mean and band, then the longer run alone
+
+
+def test_a_run_that_has_just_begun_takes_nothing_from_the_others(tmp_path):
+    runs = [open_run(make_run(tmp_path / str(seed), 1 if seed == 3 else 30, seed=seed)) for seed in range(5)]
+    ax = plot.learning_curves(runs, Figure().subplots(), x="iteration")
+    mean, low, high = ax.lines
+    values = np.array([run.iterations["eval_return_median"] for run in runs if run.config.seed != 3])[:, 1:]
+    for line, expected in ((mean, values.mean(axis=0)), (low, values.min(axis=0)), (high, values.max(axis=0))):
+        np.testing.assert_allclose(line.get_ydata()[1:], expected)
+    (explained,) = {legend.get_title().get_text() for legend in plot.overview(runs).legends}
+    assert "more than half" in explained
+    (explained,) = {legend.get_title().get_text() for legend in plot.overview(runs[:3]).legends}
+    assert explained == "mean of the runs; band: minimum to maximum"
 
 
 # -- command line --------------------------------------------------------------------------------------------
