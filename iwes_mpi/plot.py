@@ -403,22 +403,31 @@ def per_update(
 
 
 def phase_times(run: Run) -> dict[str, float]:
-    """Mean seconds per iteration in each phase; the first iteration, which compiles, is left out if there are more."""
+    """Seconds per iteration in each phase, mean over the middle half of the iterations by their total.
+
+    So a few iterations that the machine stalled in do not count; nor does what is done once in many iterations, such
+    as a checkpoint. The first iteration, which compiles, is left out if there are more.
+    """
     rows = run.iterations.iloc[1:] if len(run.iterations) > 1 else run.iterations
-    return {phase: float(rows[f"time_{phase}"].mean()) for phase in PHASES}
+    times = rows[[f"time_{phase}" for phase in PHASES]].to_numpy(np.float64)  # s, (iterations, phases)
+    aside = (len(times) + 1) // 4  # at either end: of three, the middle one stays
+    middle = np.argsort(times.sum(axis=1), kind="stable")[aside : len(times) - aside]
+    return dict(zip(PHASES, times[middle].mean(axis=0).tolist(), strict=True))
 
 
 def time_per_iteration(runs: Iterable[Run], ax: "Axes | None" = None, legend: bool = True) -> "Axes":
-    """Time per iteration, split by phase: one bar per setting, the mean over iterations and runs.
+    """Time per iteration, split by phase: one bar per setting, the mean of its runs' `phase_times`.
 
-    Runs on different numbers of ranks, or with weights computed elsewhere, are different settings here.
+    Runs on different numbers of ranks, or with weights computed elsewhere, are different settings here. A run of one
+    iteration, the one that compiles, counts only if its setting has no other.
     """
     import matplotlib
 
     ax, settings = _axes(ax), group_runs(runs, timing=True)
     times = np.zeros((len(settings), len(PHASES)))  # s
     for i, (_, members) in enumerate(settings):
-        times[i] = np.mean([list(phase_times(run).values()) for run in members], axis=0)
+        begun = [run for run in members if len(run.iterations) > 1] or members
+        times[i] = np.mean([list(phase_times(run).values()) for run in begun], axis=0)
     unit, scale = ("ms", 1000.0) if times.sum(axis=1).max(initial=0.0) < 1 else ("s", 1.0)
     times *= scale
     if len(settings) == 1:
@@ -436,7 +445,7 @@ def time_per_iteration(runs: Iterable[Run], ax: "Axes | None" = None, legend: bo
         ax.set_ylim(len(settings) - 0.4, -0.6)
         if legend:
             ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize="small")
-    ax.set_xlabel(f"time per iteration ({unit}, mean over ranks)")
+    ax.set_xlabel(f"time per iteration ({unit})\nmean over ranks and the middle half of the iterations")
     _tidy(ax)
     ax.grid(visible=False, axis="y")
     return ax

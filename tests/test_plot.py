@@ -9,10 +9,10 @@ import launch
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from synthetic import make_run, open_log, rows
+from synthetic import NO_POPULATION, make_run, open_log, rows
 
 from iwes_mpi import open_run, plot
-from iwes_mpi.config import ConfigError
+from iwes_mpi.config import Config, ConfigError
 
 
 def runs_of(folder, iterations=20, **variants):
@@ -98,15 +98,37 @@ def test_smallest_ess_of_an_iteration(tmp_path):
     np.testing.assert_array_equal(ess, expected)
 
 
-def test_the_iteration_that_compiles_is_left_out_of_times(tmp_path):
-    config = open_run(make_run(tmp_path / "other", 1)).config
-    log = open_log(tmp_path / "run", config)
-    for iteration in range(3):
+def run_with_times(run_dir, seconds, **settings):
+    """A run whose iterations spent so many seconds in rollouts, and a tenth of them idle."""
+    config = Config(**settings)
+    log = open_log(run_dir, config)
+    for iteration, time_rollouts in enumerate(seconds):
         row, updates = rows(config, iteration)
-        row["time_rollouts"] = 100.0 if iteration == 0 else iteration
-        log.append(row, updates, (np.zeros((0, 2)), np.zeros((0, 2), dtype=np.int64)))
+        log.append(row | {"time_rollouts": time_rollouts, "time_idle": time_rollouts / 10}, updates, NO_POPULATION)
     log.close()
-    assert plot.phase_times(open_run(tmp_path / "run"))["rollouts"] == 1.5
+    return open_run(run_dir)
+
+
+def test_the_iteration_that_compiles_is_left_out_of_times(tmp_path):
+    times = plot.phase_times(run_with_times(tmp_path / "run", [100, 1, 2]))
+    assert times["rollouts"] == 1.5
+    assert set(times) == set(plot.PHASES)
+    assert plot.phase_times(run_with_times(tmp_path / "one", [100]))["rollouts"] == 100
+
+
+def test_a_stalled_iteration_does_not_count(tmp_path):
+    stalled = run_with_times(tmp_path / "run", [30, 2, 8, 1950, 4, 1, 5, 3, 6])
+    times = plot.phase_times(stalled)
+    assert times["rollouts"] == np.mean([3, 4, 5, 6])
+    assert times["idle"] == pytest.approx(0.45), "of the same iterations"
+    assert plot.phase_times(run_with_times(tmp_path / "short", [30, 2, 1950, 4]))["rollouts"] == 4
+
+
+def test_bars_are_means_of_the_runs_that_have_more_than_compiled(tmp_path):
+    runs = [run_with_times(tmp_path / str(i), seconds, seed=i) for i, seconds in enumerate([[9, 2, 2], [9, 4], [90]])]
+    ax = plot.time_per_iteration(runs, Figure().subplots())
+    assert [bar.get_width() for bar in ax.patches][:2] == pytest.approx([3, 0.3])
+    assert "middle half" in ax.get_xlabel()
 
 
 # -- settings ------------------------------------------------------------------------------------------------
