@@ -6,6 +6,7 @@ drawn as one curve, their mean with a band. Settings are told apart by markers a
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -520,7 +521,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m iwes_mpi.plot",
         description="Draw learning curves, time per iteration by phase, and the effective sample size (ESS) and KL "
         "divergence of importance-weighted updates. Runs that differ in their seed only become a mean with a band. "
-        "They may be finished, going on or killed; they are only read.",
+        "They may be finished, going on or killed; they are only read. Those that cannot be read yet are left out.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="run directories")
@@ -534,31 +535,50 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _readable(path: str) -> Run:
+    """The run in a directory. Raises LogError if it cannot be drawn, or not yet."""
+    if not os.path.isdir(path):
+        raise LogError(f"{path} is not a run directory")
+    try:
+        run = open_run(path)
+        _ = run.config, run.updates
+    except OSError as error:
+        raise LogError(f"{path} cannot be read: {error.strerror}") from None
+    if run.iterations.empty:
+        raise LogError(f"{path} has no complete iteration yet")
+    return run
+
+
 def read_runs(paths: Sequence[str]) -> list[Run]:
-    """The runs in some directories that have complete iterations; the others are told of on stderr.
+    """The runs in some directories, each once; on stderr, a line on each that cannot be drawn, or not yet.
 
     Raises
     ------
     ConfigError
-        If one cannot be read, or none has any.
+        If a path does not exist, or none of the runs can be drawn.
     """
     if not paths:
         raise ConfigError("RUN", "no run is given; name one or more run directories")
-    found = []
     for path in paths:
-        if Path(path).exists() and not Path(path).is_dir():
-            raise ConfigError("RUN", f"{path} is not a run directory")
+        if not os.path.exists(path):
+            raise ConfigError("RUN", f"{path} does not exist")
+    found: list[Run] = []
+    left_out: list[str] = []
+    seen: set[Path] = set()
+    for path in paths:
+        place = Path(path).resolve()
         try:
-            run = open_run(path)
-            _ = run.config, run.updates
+            if place in seen:
+                raise LogError(f"{path} is given more than once")
+            seen.add(place)
+            found.append(_readable(path))
         except LogError as error:
-            raise ConfigError("RUN", str(error)) from None
-        if run.iterations.empty:
-            print(f"iwes_mpi.plot: {path} has no complete iteration yet; left out", file=sys.stderr)
-        else:
-            found.append(run)
+            left_out.append(str(error))
     if not found:
-        raise ConfigError("RUN", "there is nothing to plot yet: no run has a complete iteration")
+        others = f" (and {len(seen) - 1} more)" if len(seen) > 1 else ""
+        raise ConfigError("RUN", f"there is nothing to plot: {left_out[0]}{others}")
+    for reason in left_out:
+        print(f"iwes_mpi.plot: left out: {reason}", file=sys.stderr)
     return found
 
 

@@ -280,12 +280,43 @@ def test_pictures_of_a_run_that_goes_on_and_one_that_was_killed(tmp_path):
 
 
 def test_every_format_and_option(tmp_path, capsys):
-    run = str(make_run(tmp_path / "run", 12, iw_updates=1))
+    runs = [str(make_run(tmp_path / str(seed), 12, iw_updates=1, seed=seed)) for seed in (1, 2)]
     for suffix, start in (("pdf", b"%PDF"), ("svg", b"<?xml")):
         output = tmp_path / f"figure.{suffix}"
-        assert plot.main([run, run, "-o", str(output), "--x", "iterations", "--band", "quartiles"]) == 0
+        assert plot.main([*runs, "-o", str(output), "--x", "iterations", "--band", "quartiles"]) == 0
         assert output.read_bytes().startswith(start)
-    assert "2 runs of 1 setting" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "2 runs of 1 setting" in captured.out
+    assert captured.err == ""
+
+
+def test_a_run_given_twice_is_one_run(tmp_path, capsys, monkeypatch):
+    make_run(tmp_path / "run", 3)
+    make_run(tmp_path / "other", 3, seed=2)
+    (tmp_path / "link").symlink_to("run")
+    monkeypatch.chdir(tmp_path)
+    runs = plot.read_runs(["run", "run/", str(tmp_path / "run"), "link", "other"])
+    assert [run.config.seed for run in runs] == [Config().seed, 2]
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 3
+    assert all(note.startswith("iwes_mpi.plot: left out: ") and "more than once" in note for note in notes)
+
+
+def test_a_sweep_that_is_going_on_is_drawn_without_what_cannot_be_read(tmp_path, capsys):
+    make_run(tmp_path / "run", 3)
+    make_run(tmp_path / "no rows", 0)
+    (make_run(tmp_path / "damaged", 1) / "log.h5").write_bytes(b"nonsense")
+    (tmp_path / "not started").mkdir()
+    (tmp_path / "notes.txt").write_text("a file among the runs")
+    paths = sorted(map(str, tmp_path.iterdir()))
+    assert len(plot.read_runs(paths)) == 1
+    notes = capsys.readouterr().err.splitlines()
+    for note, name in zip(notes, ("damaged", "no rows", "not started", "notes.txt"), strict=True):
+        assert note.startswith("iwes_mpi.plot: left out: ")
+        assert name in note
+    with pytest.raises(ConfigError, match=r"nothing to plot: .*damaged.* \(and 1 more\)$"):
+        plot.read_runs([str(tmp_path / "damaged"), str(tmp_path / "no rows")])
+    assert capsys.readouterr().err == "", "the error says it all"
 
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys):
@@ -302,7 +333,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys):
         ([run, *output, "--x", "time"], "--x"),
         ([run, *output, "--dpi", "0"], "--dpi"),
         ([run, str(tmp_path / "nothing"), *output], "nothing"),
-        ([run, str(damaged), *output], "damaged"),
+        ([str(damaged), *output], "damaged"),
         ([str(damaged / "log.h5"), *output], "not a run directory"),
         ([empty, *output], "nothing to plot"),
         ([run, "--colour", *output], "--colour"),
@@ -312,9 +343,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys):
         assert named in str(error.value)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "x.png").exists()
-    capsys.readouterr()
-    assert plot.main([run, empty, *output]) == 0
-    assert "left out" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
 
 
 def test_without_runs_the_program_ends_with_two():
