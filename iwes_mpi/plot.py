@@ -43,7 +43,7 @@ PHASES = {
 
 _NOT_A_SETTING = ("seed", "noise_table_size")  # the size decides which random numbers are met, as the seed does
 _TIMING = ("weights_on", "schedule", "rollouts")  # settings that change times, though not results
-_LINE_STYLES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+_LINE_STYLES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (10, 3)))  # for K = 0 to 5
 _MARKERS = "os^Dv<>PX*p"
 _FEW_POINTS, _GRID = 40, 500
 _MARKERS_PER_LINE = 9
@@ -385,7 +385,7 @@ def per_update(
         look = style(*style_of(members[0])) if style_of else style(index, len(settings))
         ax.errorbar(ks + spread, median, yerr=[median - low, high - median], capsize=2, elinewidth=0.9,
                     label=label, **look)  # fmt: skip
-    ax.set_xlabel("importance-weighted update k")
+    ax.set_xlabel("importance-weighted update k\n(median; bars: first to third quartile)")
     ax.set_xlim(0.5, max((run.config.iw_updates for s in settings for run in s.runs), default=1) + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if column == "ess":
@@ -495,14 +495,13 @@ def overview(runs: Sequence[Run], x: X = "env_steps", band: Band = "min-max") ->
     figure.suptitle(environments.pop() if len(environments) == 1 else f"{len(environments)} environments")
     if legend_rows:
         handles, labels = curves.get_legend_handles_labels()
-        ends = [{run_curve(run, x, y)[0][-1:].tobytes() for run in setting.runs} for setting in settings]
-        uneven = any(len(different) > 1 for different in ends)
         explained = "mean of the runs" if several else ""
-        if uneven:
+        ends = [sorted(run_curve(run, x, y)[0][-1:].tolist() for run in setting.runs) for setting in settings]
+        if any(reached[0] != reached[-1] for reached in ends):
             explained += " that have come so far, where more than half have"
         if several and band != "none":
             explained += f"; band: {BANDS[band]}"
-        if uneven:
+        if any(reached[-1] != reached[(len(reached) - 1) // 2] for reached in ends):
             explained += "; thin lines: single runs beyond"
         figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(settings) // legend_rows),
                       frameon=False, title=explained, handlelength=3, fontsize="small")  # fmt: skip

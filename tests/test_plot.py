@@ -189,6 +189,9 @@ def test_axes_are_labelled_and_no_legend_covers_data(tmp_path, variants, iterati
     for ax in axes:
         assert ax.get_xlabel()
         assert ax.get_ylabel() or ax.get_yticklabels(), "a vertical axis says what it shows"
+        label = ax.xaxis.label.get_window_extent()
+        assert label.x0 >= 0
+        assert label.x1 <= figure.bbox.width
         if legend := ax.get_legend():
             assert not any(legend.get_window_extent().overlaps(frame) for frame in frames)
     for legend in figure.legends:
@@ -203,6 +206,14 @@ def test_thirty_settings_differ_without_colour():
     looks = [plot.style(i, 30) for i in range(30)]
     seen = {(str(look["linestyle"]), look["marker"], look["markerfacecolor"] == "white") for look in looks}
     assert len(seen) == 30
+
+
+def test_lines_of_six_settings_differ_in_pairs():
+    looks = [plot.style(k, 6) for k in range(6)]
+    for name in ("linestyle", "marker", "color"):
+        assert len({str(look[name]) for look in looks}) == 6, f"K = 0 ... 5 by {name} alone"
+    greys = [np.dot(look["color"][:3], (0.2126, 0.7152, 0.0722)) for look in looks]  # luminance, ITU-R BT.709
+    assert np.diff(greys).min() > 0.05, "so do their greys"
 
 
 def test_learning_curves_on_given_axes_show_the_mean(tmp_path):
@@ -236,10 +247,24 @@ def test_a_run_that_has_just_begun_takes_nothing_from_the_others(tmp_path):
     values = np.array([run.iterations["eval_return_median"] for run in runs if run.config.seed != 3])[:, 1:]
     for line, expected in ((mean, values.mean(axis=0)), (low, values.min(axis=0)), (high, values.max(axis=0))):
         np.testing.assert_allclose(line.get_ydata()[1:], expected)
-    (explained,) = {legend.get_title().get_text() for legend in plot.overview(runs).legends}
-    assert "more than half" in explained
-    (explained,) = {legend.get_title().get_text() for legend in plot.overview(runs[:3]).legends}
-    assert explained == "mean of the runs; band: minimum to maximum"
+
+
+def test_the_legend_says_what_is_drawn(tmp_path):
+    runs = [open_run(make_run(tmp_path / str(seed), n, seed=seed)) for seed, n in enumerate((9, 9, 1, 5, 7))]
+    for chosen, mean, thin in (
+        (runs[:2], "mean of the runs;", False),
+        (runs[:3], "mean of the runs that have come so far, where more than half have;", False),
+        (runs, "mean of the runs that have come so far, where more than half have;", True),
+        (runs[3:], "mean of the runs that have come so far, where more than half have;", True),
+    ):
+        figure = plot.overview(chosen)
+        (explained,) = [legend.get_title().get_text() for legend in figure.legends]
+        assert explained.startswith(f"{mean} band: minimum to maximum")
+        assert ("thin lines" in explained) == thin == (len(figure.axes[0].lines) > 3)
+    assert not plot.overview(runs[:1]).legends
+    ess, kl = plot.overview([open_run(make_run(tmp_path / "k", 5, iw_updates=2))]).axes[3:]
+    assert "quartile" in ess.get_xlabel()
+    assert "quartile" in kl.get_xlabel()
 
 
 # -- command line --------------------------------------------------------------------------------------------
