@@ -34,8 +34,9 @@ COLOURS: dict[State, str] = {
     "finished": "bold green",
 }
 X_AXES = {"env-steps": "env_steps", "wall-time": "wall_time", "iterations": "iteration"}
-_SILENCE = 60.0  # s without news before a run may be called silent
+_SILENCE = 120.0  # s without news before a run may be called silent; NFS may hold back a change for 60 s
 _PATIENCE = 10  # iterations' time without news before a run is called silent
+_CLOCK_SKEW = 300.0  # s by which the clocks of this host and of the log's file system may differ
 _SUPERBLOCK = b"\x89HDF\r\n\x1a\n\x03"  # of an HDF5 file that can be read while it is written
 
 
@@ -48,7 +49,8 @@ class View(NamedTuple):
     state: State
     text: str  # the state in words
     run: Run | None  # the last that could be read
-    stamp: tuple[int, int, int] | None  # of the log file it was read from
+    stamp: tuple[int, int, int] | None  # of the log file
+    since: float | None = None  # time from which on the log is known not to have changed, by time.monotonic(), s
 
 
 def _stamp(log: Path) -> tuple[int, int, int] | None:
@@ -84,27 +86,33 @@ def look(run_dir: Path, before: View | None = None, now: float | None = None) ->
     before : View or None
         Kept on show if the log cannot be read just now.
     now : float or None
-        Seconds since the epoch; by default the time.
+        s, by default of time.monotonic(). Silence is timed by this clock from the last change that was seen. At the
+        first look, the log's time of modification tells how long it has been silent, less what clocks may differ by.
     """
+    now = time.monotonic() if now is None else now
     log = run_dir / LOG
     seen = before.run if before else None
     stamp = _stamp(log)
     if stamp is None:
         what = "has no log yet" if run_dir.is_dir() else "does not exist yet"
         return View("waiting", f"waiting: {run_dir} {what}", seen, None)
+    if before is None:
+        since = now - max(0.0, time.time() - stamp[2] / 1e9 - _CLOCK_SKEW)
+    else:
+        since = before.since if before.stamp == stamp and before.since is not None else now
     try:
-        if seen is None or before is None or before.stamp != stamp:
+        if seen is None or before is None or before.state == "unreadable" or before.stamp != stamp:
             seen = open_run(run_dir)
             _ = seen.config, seen.iterations, seen.updates
         writing = is_being_written(log)
     except (LogError, OSError) as error:
-        return View("unreadable", f"cannot be read just now ({error})", before.run if before else None, None)
-    state, text = _state(seen, writing, (time.time() if now is None else now) - stamp[2] / 1e9)
-    return View(state, text, seen, stamp)
+        return View("unreadable", f"cannot be read just now ({error})", before.run if before else None, stamp, since)
+    state, text = _state(seen, writing, now - since)
+    return View(state, text, seen, stamp, since)
 
 
-def _state(run: Run, writing: bool, age: float) -> tuple[State, str]:
-    """What goes on with a run whose log was written `age` seconds ago, by a writer that has it open or has not."""
+def _state(run: Run, writing: bool, silence: float) -> tuple[State, str]:
+    """What goes on with a run whose log has not changed for `silence` seconds and is open in a writer, or is not."""
     rows = run.iterations
     n = len(rows)
     if limit_reached(run.config, rows):
@@ -112,8 +120,10 @@ def _state(run: Run, writing: bool, age: float) -> tuple[State, str]:
     if not writing:
         return "stopped", f"stopped after {n} iterations; continue it with --resume"
     usual = seconds_per_iteration(rows)
-    if age > max(_SILENCE, _PATIENCE * usual):
-        text = f"silent for {clock(age)} after {n} iterations"
+    if silence > max(_SILENCE, _PATIENCE * usual):
+        text = f"silent for at least {clock(silence)} after {n} iterations"
+        if not n:
+            return "silent", text + ": killed, it hangs, or its first iteration is long"
         return "silent", text + (f" of {_seconds(usual)}" if usual else "") + ": killed, or it hangs"
     return "running", "running" if n else "running its first iteration"
 
@@ -356,7 +366,7 @@ def follow(console: "Console", run_dir: Path, options: argparse.Namespace) -> Vi
         while view.state != "finished":
             time.sleep(options.interval)
             before, view = view, look(run_dir, view)
-            if (view.stamp, view.state) != (before.stamp, before.state):
+            if view.state != before.state or (view.stamp != before.stamp and view.state != "unreadable"):
                 console.print(_draw(console, view, run_dir, options))
         return view
     with Live(console=console, screen=True, auto_refresh=False) as live:

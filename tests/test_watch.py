@@ -73,12 +73,13 @@ def test_a_killed_run_is_told_from_a_stopped_one(tmp_path):
     command = [sys.executable, str(script), str(run_dir)]
     subprocess.run(command, timeout=60, env=launch.environment(), check=False)
     assert watch.is_being_written(run_dir / "log.h5")
-    view = watch.look(run_dir)
+    view = watch.look(run_dir, None, 1000)
     assert view.state == "running", "it may still be"
-    later = watch.look(run_dir, view, time.time() + 59)
-    assert later.state == "running", "an iteration takes 1 s, but a minute of silence is nothing"
-    later = watch.look(run_dir, view, time.time() + 61)
+    later = watch.look(run_dir, view, 1119)
+    assert later.state == "running", "an iteration takes 1 s, but two minutes of silence are nothing"
+    later = watch.look(run_dir, later, 1121)
     assert later.state == "silent"
+    assert "at least 0:02:01" in later.text
     assert "killed" in later.text
     assert "after 5 iterations of 1 s" in later.text
     assert later.run is view.run, "an unchanged log is not read again"
@@ -91,10 +92,73 @@ def test_silence_is_measured_by_the_length_of_iterations(tmp_path):
         row, updates = rows(config, i)
         row["wall_time"] = 600.0 * (i + 1)
         log.append(row, updates, NO_POPULATION)
-    view = watch.look(tmp_path / "run", None, time.time() + 5000)
+    view = watch.look(tmp_path / "run", None, 0)
+    view = watch.look(tmp_path / "run", view, 5999)
     assert view.state == "running"
-    view = watch.look(tmp_path / "run", view, time.time() + 6100)
+    view = watch.look(tmp_path / "run", view, 6001)
     assert (view.state, "of 0:10:00" in view.text) == ("silent", True)
+    log.append(*rows(config, 3), NO_POPULATION)
+    assert watch.look(tmp_path / "run", view, 6002).state == "running", "it was not dead"
+    log.close()
+
+
+@pytest.mark.parametrize("skew", [-86400, -600, 0, 250, 86400])
+def test_who_follows_a_run_times_its_silence_whatever_the_clock_of_the_log_says(tmp_path, skew):
+    """The log's clock is `skew` seconds behind (or ahead); a run of 1 s per iteration goes on, then is killed."""
+    config = Config()
+    log = open_log(tmp_path / "run", config)
+    file = tmp_path / "run" / "log.h5"
+    began = time.time() - skew
+    view, states = None, []
+    for i in range(4):
+        log.append(*rows(config, i), NO_POPULATION)
+        os.utime(file, (began + 100 * i, began + 100 * i))
+        for now in (100 * i, 100 * i + 99):
+            view = watch.look(tmp_path / "run", view, now)
+            states.append(view.state)
+    if skew <= 300:
+        assert states[:2] == 2 * ["running"], "clocks that differ by minutes do no harm even at the first look"
+    assert states[2:] == 6 * ["running"]
+    assert watch.look(tmp_path / "run", view, 300 + 119).state == "running"
+    assert watch.look(tmp_path / "run", view, 300 + 121).state == "silent"
+    log.close()
+
+
+def test_the_first_look_goes_by_the_time_of_the_log(tmp_path):
+    log = open_log(tmp_path / "run", Config())
+    log.append(*rows(Config(), 0), NO_POPULATION)
+    for age, state in ((-200, "running"), (400, "running"), (440, "silent"), (7500, "silent")):
+        os.utime(tmp_path / "run" / "log.h5", (time.time() - age,) * 2)
+        view = watch.look(tmp_path / "run")
+        assert view.state == state
+    assert "at least 2:00:00" in view.text, "less the five minutes by which clocks may differ"
+    log.close()
+
+
+def test_a_long_first_iteration_is_thought_of(tmp_path):
+    log = open_log(tmp_path / "run", Config())
+    view = watch.look(tmp_path / "run", None, 0)
+    assert view.state == "running"
+    view = watch.look(tmp_path / "run", view, 600)
+    assert view.state == "silent"
+    assert "first iteration is long" in view.text
+    log.close()
+
+
+def test_a_moment_in_which_a_log_cannot_be_read_is_no_news(tmp_path, monkeypatch):
+    log = open_log(tmp_path / "run", Config())
+    log.append(*rows(Config(), 0), NO_POPULATION)
+    view = watch.look(tmp_path / "run", None, 0)
+
+    def fails(_):
+        raise OSError("stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, "is_being_written", fails)
+        view = watch.look(tmp_path / "run", view, 100)
+        assert view.state == "unreadable"
+    assert watch.look(tmp_path / "run", view, 119).state == "running"
+    assert watch.look(tmp_path / "run", view, 121).state == "silent"
     log.close()
 
 
