@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from iwes_mpi import mpi
 from iwes_mpi.config import ArgumentParser, ConfigError
-from iwes_mpi.launching import FINISHED, agree, agree_in_order, run_program
+from iwes_mpi.launching import FINISHED, STORAGE_FAILED, agree, agree_in_order, run_program
 from iwes_mpi.seeding import MAX_SEED, Stream, generator
 
 if TYPE_CHECKING:
@@ -86,15 +86,19 @@ def _prepare(argv: list[str]) -> "tuple[argparse.Namespace, Checkpoint]":
         raise ConfigError("RUN", str(error)) from None
 
 
-def score(world: mpi.World, argv: list[str]) -> Scores:
-    """Run the episodes that a command line asks for, shared by all ranks. Collective.
+def evaluate(world: mpi.World, argv: list[str]) -> int:
+    """Run the episodes that a command line asks for, shared by all ranks, print the scores and film one. Collective.
+
+    Returns
+    -------
+    int
+        The exit code.
 
     Raises
     ------
     Refused
         If the command line or the run it names is wrong.
     """
-
     found = agree(world, lambda: _prepare(argv), on_root=True)
     options, state, config = world.from_root(found and (found[0], found[1].state, found[1].config))
 
@@ -122,11 +126,11 @@ def score(world: mpi.World, argv: list[str]) -> Scores:
         print(
             f"{options.run}: {config.env_id} after {state.iteration} iterations, "
             f"{options.episodes} {'deterministic' if options.deterministic else 'stochastic'} episodes",
-            flush=True,
         )
-    if studio is not None:
-        _film(studio, task(0), results[0])
-    return Scores(results[:, 0], results[:, 1].astype(np.int64))
+        print(Scores(results[:, 0], results[:, 1].astype(np.int64)).table(), flush=True)
+    code = FINISHED if studio is None else _film(studio, task(0), results[0])
+    world.rest_until_all()  # the others sleep while rank 0 films
+    return world.from_root(code)
 
 
 def _open_studio(config: "Config", options: argparse.Namespace) -> "Studio | None":
@@ -138,30 +142,31 @@ def _open_studio(config: "Config", options: argparse.Namespace) -> "Studio | Non
     return Studio(config, Path(options.video), options.video_seconds)
 
 
-def _film(studio: "Studio", task: "EpisodeTask", scored: NDArray[np.float64]) -> None:
-    """Film the episode that was scored as `scored` (return, length), and say so."""
-    film = studio.film(task)
-    studio.close()
+def _film(studio: "Studio", task: "EpisodeTask", scored: NDArray[np.float64]) -> int:
+    """Film the episode that was scored as `scored` (return, length), and say so; returns the exit code."""
+    from iwes_mpi.film import FilmError
+
+    try:
+        film = studio.film(task)
+    except FilmError as error:
+        print(f"iwes_mpi.evaluate: error: {error}", file=sys.stderr, flush=True)
+        return STORAGE_FAILED
+    finally:
+        studio.close()
     total, length = film.episode.total_reward, film.episode.length
     print(
         f"{studio.path}: the first episode, return {total:.3f} in {length} steps; {film.frames} pictures, "
-        f"{film.frames / film.rate:.1f} s at {film.rate:g} per second"
+        f"{film.frames / film.rate:.1f} s at {film.rate:g} per second",
+        flush=True,
     )
     if not np.array_equal([total, length], scored, equal_nan=True):
         print_warning(f"it was scored {scored[0]:.3f}: the environment does not repeat itself from a seed")
+    return FINISHED
 
 
 def print_warning(text: str) -> None:
     """Tell of something that was passed over."""
     print(f"iwes_mpi.evaluate: warning: {text}", file=sys.stderr, flush=True)
-
-
-def evaluate(world: mpi.World, argv: list[str]) -> int:
-    """Score, and print the figures; returns the exit code. Collective. Raises as `score`."""
-    scores = score(world, argv)
-    if world.is_root:
-        print(scores.table(), flush=True)
-    return FINISHED
 
 
 if __name__ == "__main__":

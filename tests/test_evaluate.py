@@ -1,6 +1,7 @@
 """Scores of a policy, the same on any number of ranks, and films that show the very episode that was scored."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,75 @@ def test_a_film_that_fails_leaves_nothing(pictured, tmp_path):
     assert (tmp_path / "a.gif").read_bytes() == b"the film before"
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_a_film_that_cannot_be_written_leaves_the_one_before(pictured, tmp_path, suffix):
+    path = tmp_path / f"film{suffix}"
+    path.write_bytes(b"the film before")
+    saved = checkpoint.load_newest(pictured)
+    theta, normaliser = saved.state.theta.astype(np.float32), saved.state.obs.normaliser()
+    studio = film.Studio(saved.config, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))  # bytes; the film has more
+    try:
+        with pytest.raises(film.FilmError, match=rf"film\{suffix} could not be written: .*File too large$") as error:
+            studio.film(EpisodeTask(theta, normaliser, generator(0, Stream.SCORE_EPISODE), 0.01, False))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "run"]
+    assert path.read_bytes() == b"the film before"
+
+
+def test_pictures_of_odd_size_get_a_black_edge(tmp_path):
+    reel = film.Mp4(tmp_path / "odd.mp4", 30.0)
+    for brightness in (90, 180):
+        reel.add(np.full((33, 47, 3), brightness, dtype=np.uint8))
+    reel.finish()
+    reel.close()
+    found = frames_of(tmp_path / "odd.mp4", 34, 48)
+    assert [round(float(frame[:32, :46].mean())) for frame in found] == pytest.approx([90, 180], abs=2)
+    assert max(frame[33].max() for frame in found) < 20
+
+
+def broken_ffmpeg(tmp_path: Path, end: str) -> str:
+    """A program that is ffmpeg when it is run first, and later just ends as said."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    program = tmp_path / "ffmpeg"
+    first = f'mkdir "{tmp_path}/once" 2>/dev/null && exec "{get_ffmpeg_exe()}" "$@"'
+    program.write_text(f"#!/bin/bash\n{first}\n{end}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.mpi
+def test_the_scores_outlive_a_film_that_fails(pictured, tmp_path):
+    """Also while the other ranks wait: a table, one line, and the exit code that says so."""
+    arguments = ("-m", "iwes_mpi.evaluate", str(pictured), "--episodes", "3")
+    scored = launch.run(2, *arguments, timeout=60)
+    program = broken_ffmpeg(tmp_path, 'echo "[mp4 @ 0x1] [x] No room" >&2; echo "and more" >&2; exit 1')
+    path = tmp_path / "film.mp4"
+    outcome = launch.run(2, *arguments, "--video", str(path), timeout=60, IMAGEIO_FFMPEG_EXE=program)
+    assert (outcome.code, outcome.out) == (74, scored.out)
+    errors = [line for line in outcome.err.splitlines() if "iwes_mpi" in line]
+    assert errors == [f"iwes_mpi.evaluate: error: {path} could not be written: ffmpeg failed: No room"]
+    assert "Traceback" not in outcome.err
+    assert not path.exists()
+
+
+def test_what_goes_wrong_while_filming_is_one_line_after_the_scores(world, pictured, tmp_path, capsys, monkeypatch):
+    black = make_checkpoint(tmp_path / "black", env_id="pictured:Pictured-v0", env_kwargs={"fail_at": 4})
+    code, out, err = answer(world, capsys, black, "--episodes", "1", "--video", tmp_path / "a.gif")
+    assert (code, len(err.splitlines())) == (74, 1)
+    assert "a.gif could not be written: no picture of step 4: OSError: the screen went black" in err
+    assert "median" in out
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", broken_ffmpeg(tmp_path, "kill -9 $$"))
+    code, out, err = answer(world, capsys, pictured, "--episodes", "1", "--video", tmp_path / "a.mp4")
+    assert (code, len(err.splitlines())) == (74, 1)
+    assert "a.mp4 could not be written: ffmpeg failed: signal 9" in err
+    assert "median" in out
+
+
 def test_mujoco_off_screen(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))
     monkeypatch.delenv("MUJOCO_GL")
@@ -190,12 +260,15 @@ def test_what_cannot_be_filmed_is_refused_in_one_line_before_work(world, picture
     black = make_checkpoint(tmp_path / "black", env_id="pictured:Pictured-v0", env_kwargs={"fail_at": 0})
     strange = make_checkpoint(tmp_path / "strange", env_id="pictured:Pictured-v0", env_kwargs={"kind": "list"})
     film_path = tmp_path / "film.gif"
+    (tmp_path / "there.gif").mkdir()
     for arguments, named, part in (
         ([plain, "--video", film_path], "--video", "no render mode rgb_array"),
         ([black, "--video", film_path], "--video", "the screen went black"),
         ([strange, "--video", film_path], "--video", "render() gave list"),
         ([pictured, "--video", tmp_path / "film.avi"], "--video", ".mp4 or .gif"),
         ([pictured, "--video", tmp_path / "no" / "film.gif"], "--video", "not a directory"),
+        ([pictured, "--video", tmp_path / "there.gif"], "--video", "is a directory"),
+        ([pictured, "--video", "/proc/film.gif"], "--video", "cannot be written: No such file"),
         ([pictured, "--video", film_path, "--video-seconds", "0"], "--video-seconds", "positive"),
         ([pictured, "--video", film_path, "--video-seconds", "nan"], "--video-seconds", "positive"),
         ([pictured, "--video-seconds", "3"], "--video-seconds", "needs --video"),
@@ -216,6 +289,23 @@ def test_what_is_missing_is_named(pictured, tmp_path, monkeypatch, suffix, modul
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"needs {module} .*pip install 'iwes_mpi\[video\]'"):
         film.Studio(checkpoint.load_newest(pictured).config, tmp_path / f"film{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("program", "part"),
+    [("/nonexistent/ffmpeg", "ffmpeg (/nonexistent/ffmpeg) cannot be run: No such file"), ("false", "exit code 1")],
+)
+def test_an_ffmpeg_that_does_not_work_is_found_before_work(
+    world, pictured, tmp_path, capsys, monkeypatch, program, part
+):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
+    (tmp_path / "film.mp4").write_bytes(b"the film before")
+    code, out, err = answer(world, capsys, pictured, "--video", tmp_path / "film.mp4")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith("iwes_mpi.evaluate: error: --video: ")
+    assert part in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["film.mp4", "run"]
+    assert (tmp_path / "film.mp4").read_bytes() == b"the film before"
 
 
 def test_renderers_are_tried_in_turn(monkeypatch):
@@ -243,3 +333,7 @@ def test_renderers_are_tried_in_turn(monkeypatch):
     with pytest.raises(ConfigError, match=r"glfw: no glfw!.*MUJOCO_GL"):
         film.choose_renderer()
     assert tried[4:] == ["glfw"]
+    works.update(("egl", "glfw"))
+    for asked, name in ((" EGL", "egl"), ("On", "glfw")):  # as MuJoCo reads it; Gymnasium knows the plain names only
+        monkeypatch.setenv("MUJOCO_GL", asked)
+        assert film.choose_renderer() == os.environ["MUJOCO_GL"] == name
