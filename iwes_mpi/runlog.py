@@ -312,6 +312,7 @@ def _create(file: h5py.File, name: str, column: Column, shape: tuple[int, ...]) 
 # A reader that meets a checksum that does not match tries again, since the writer may be at it; HDF5's default of 100
 # ever longer pauses makes it hang for minutes on a damaged file.
 _READ_ATTEMPTS = 12
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # how an HDF5 file begins; its version is the next byte
 
 
 def _open_for_reading(path: Path) -> h5py.File:
@@ -340,8 +341,13 @@ def _read(path: Path, content: Callable[[h5py.File], T]) -> T:
         raise LogError(f"{path} does not exist")
     try:
         with _open_for_reading(path) as file:
-            found = file.attrs.get("format")
+            found = None
+            if "format" in file.attrs:  # to get() one that is damaged would be one that is not there
+                found = file.attrs["format"]
             if not isinstance(found, str) or not found.startswith("iwes-mpi/"):
+                size, whole = path.stat().st_size, file.id.get_filesize()
+                if size < whole:  # what is missing might say that it is one
+                    raise LogError(f"{path} cannot be read: it is cut short, {size} of {whole} bytes are there")
                 raise LogError(f"{path} is not a log of iwes_mpi")
             if found != FORMAT:
                 raise LogError(f"{path} has format {found}; this version of iwes_mpi reads {FORMAT}")
@@ -349,7 +355,24 @@ def _read(path: Path, content: Callable[[h5py.File], T]) -> T:
     except LogError:
         raise
     except Exception as error:  # HDF5 and h5py raise many kinds on damaged files
-        raise LogError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # without quotes
+        text, damage = " ".join(text.split()), _suspected_damage(path, error)
+        raise LogError(f"{path} cannot be read: {f'it is {damage} ({text})' if damage else text}") from None
+
+
+def _suspected_damage(path: Path, error: Exception) -> str:
+    """What an HDF5 file is if reading it gave `error`; empty if that does not tell."""
+    if not isinstance(error, (KeyError, OSError, RuntimeError)) or getattr(error, "errno", None) is not None:
+        return ""  # the file system's fault, say
+    try:
+        with path.open("rb") as file:
+            head = file.read(12).ljust(12, b"\0")
+    except OSError:
+        return ""
+    version, flags = head[8], head[11]
+    if not head.startswith(_SIGNATURE) or version > 3:  # later versions are for a later HDF5
+        return ""
+    return "damaged, cut short or just being written" if version == 3 and flags & 1 else "damaged or cut short"
 
 
 def _complete_rows(group: h5py.Group) -> int:

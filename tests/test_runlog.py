@@ -121,6 +121,49 @@ def test_not_logs(tmp_path: Path) -> None:
         iwes_mpi.open_run(tmp_path / "nothing")
 
 
+def said_of(path: Path) -> str:
+    """What is said of a log that cannot be read, after its name."""
+    with pytest.raises(LogError) as error:
+        runlog.read_table(path, "iterations")
+    return str(error.value).removeprefix(f"{path} ")
+
+
+def test_what_is_damaged_is_not_taken_for_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "log.h5"
+    write(path, 4).close()
+    data = path.read_bytes()
+    name = data.index(b"format")
+    for damaged in (data[:2000], data[: name + 3], data[: len(data) // 2], data[:name] + b"x" + data[name + 1 :]):
+        path.write_bytes(damaged)
+        said = said_of(path)
+        assert said.startswith("cannot be read: it is damaged or cut short (")
+        assert "'" not in said.replace("Can't", "")
+    log = write(path, 4)
+    (tmp_path / "copy.h5").write_bytes(path.read_bytes()[:2000])
+    log.close()
+    said = said_of(tmp_path / "copy.h5")  # for all that the file tells, its writer may be about to write the rest
+    assert said.startswith("cannot be read: it is damaged, cut short or just being written (")
+    (tmp_path / "folder").mkdir()
+    assert "it is" not in said_of(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+def test_what_is_something_else_is_not_taken_for_damaged(tmp_path: Path, version: str) -> None:
+    import h5py
+
+    path = tmp_path / "log.h5"
+    with h5py.File(path, "w", libver=version) as file:
+        file["data"] = np.arange(10000)
+        file.attrs["format of"] = "something else"
+    assert said_of(path) == "is not a log of iwes_mpi"
+    size = path.stat().st_size
+    os.truncate(path, size - 8)
+    said = said_of(path)
+    assert "cut short" in said
+    assert str(size - 8) in said
+    assert str(size) in said
+
+
 _READ_MUTATIONS = """
 import random, sys, warnings
 from pathlib import Path
@@ -180,6 +223,7 @@ def test_logs_cut_short_load_or_give_one_line(tmp_path: Path, monkeypatch: pytes
             assert found == [row_of("iterations", iteration) for iteration in range(len(found))]
     assert len(refused) > 0.9 * len(data) / 10
     assert not any("\n" in message for message in refused)
+    assert all("cut short" in message for message in refused[1:]), "of 0 bytes nobody can tell"
 
 
 def test_a_damaged_config_loads_or_gives_one_line(tmp_path: Path) -> None:
