@@ -26,6 +26,28 @@ def flags(row: dict[str, str]) -> list[str]:
     ]
 
 
+def choose(table: Path, figures: list[str] | None) -> list[dict[str, str]]:
+    """The rows of a table that belong to these figures; by default all.
+
+    Raises
+    ------
+    ValueError
+        If the table cannot be read or is none of runs, or has no rows of a figure.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise ValueError(f"{table} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not rows or any(None in row or None in row.values() or not set(NOT_FLAGS) <= row.keys() for row in rows):
+        raise ValueError(f"{table} is not a table of runs, like jobs/scaled.tsv")
+    known = dict.fromkeys(row["figure"] for row in rows)
+    for name in figures or ():
+        if name not in known:
+            raise ValueError(f"--figure: {table} has no {name}, only {', '.join(known)}")
+    return [row for row in rows if not figures or row["figure"] in figures]
+
+
 def launch(mpirun: str) -> list[str]:
     """The start of a run's command line, such that runs at a time share this machine's cores."""
     version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
@@ -34,7 +56,7 @@ def launch(mpirun: str) -> list[str]:
 
 
 def main() -> int:
-    """Run every chosen row; 0 if all came to their end."""
+    """Run every chosen row; 0 if all came to their end, 2 if the command line is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="a table such as jobs/scaled.tsv")
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="runs at a time [default 1]")
@@ -44,10 +66,11 @@ def main() -> int:
     mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if mpirun is None:
         parser.error("there is no mpirun on the path")
-    with arguments.table.open(newline="", encoding="utf-8") as file:
-        rows = [
-            r for r in csv.DictReader(file, delimiter="\t") if not arguments.figure or r["figure"] in arguments.figure
-        ]
+    try:
+        rows = choose(arguments.table, arguments.figure)
+    except ValueError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
     launcher = launch(mpirun)
     environment = dict(os.environ) | dict.fromkeys(THREADS, "1")
 

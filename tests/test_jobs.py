@@ -187,6 +187,55 @@ def test_runs_at_a_time_share_the_cores(tmp_path: Path, version: str, options: l
     assert (tmp_path / "call").read_text().split() == [*expected, "--resume", "auto", "--display", "none"]
 
 
+def run_table(tmp_path: Path, *arguments: str | Path) -> tuple[int, str, list[str]]:
+    """Exit code and errors of run_table.py with these arguments, and the directories of the runs that it began."""
+    tools = tmp_path / "bin"
+    program(tools / "mpirun", f'[ "$1" = --version ] || printf "%s\\n" "$*" >>"{tmp_path}/calls"')
+    (tools / "python").symlink_to(sys.executable)
+    done = subprocess.run(
+        [tools / "python", ROOT / "jobs/run_table.py", *arguments], capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    calls = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+    return done.returncode, done.stderr, [call.split("--run-dir ")[1].split()[0] for call in calls]
+
+
+TABLE = "figure\trun_dir\tseed\n2\truns/a\t3\n3-low\truns/b\t3\n2\truns/c\t4\n"
+
+
+@pytest.mark.parametrize(
+    ("figures", "begun"),
+    [([], "abc"), (["--figure", "2"], "ac"), (["--figure", "3-low"], "b"), (["--figure", "2", "3-low"], "abc")],
+)
+def test_only_the_runs_of_some_figures(tmp_path: Path, figures: list[str], begun: str) -> None:
+    (tmp_path / "table.tsv").write_text(TABLE)
+    assert run_table(tmp_path, tmp_path / "table.tsv", *figures) == (0, "", [f"runs/{name}" for name in begun])
+
+
+@pytest.mark.parametrize(
+    ("content", "figures", "said"),
+    [
+        (TABLE.encode(), ["--figure", "9"], "--figure: {table} has no 9, only 2, 3-low"),
+        (TABLE.encode(), ["--figure", "2", "3"], "--figure: {table} has no 3, only 2, 3-low"),
+        (None, [], "{table} cannot be read: No such file or directory"),
+        (b"\xff\xfe\n", [], "{table} cannot be read: "),
+        (b"", [], "{table} is not a table of runs"),
+        (b"name\tvalue\na\tb\n", [], "{table} is not a table of runs"),
+        (TABLE.encode() + b"2\truns/d", [], "{table} is not a table of runs"),  # cut short
+        (TABLE.encode() + b"2\truns/d\t4\t5\n", [], "{table} is not a table of runs"),
+    ],
+)
+def test_a_table_without_such_runs_is_refused_in_one_line(
+    tmp_path: Path, content: bytes | None, figures: list[str], said: str
+) -> None:
+    table = tmp_path / "table.tsv"
+    if content is not None:
+        table.write_bytes(content)
+    code, errors, begun = run_table(tmp_path, table, *figures)
+    assert (code, begun, len(errors.splitlines())) == (2, [], 1), errors
+    assert errors.startswith(f"run_table.py: error: {said.format(table=table)}")
+
+
 @pytest.mark.mpi
 def test_open_mpi_is_told_from_others() -> None:
     version = subprocess.run(
