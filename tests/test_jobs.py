@@ -213,8 +213,9 @@ def test_only_the_runs_of_some_figures(tmp_path: Path, figures: list[str], begun
 
 
 @pytest.mark.parametrize(
-    ("content", "figures", "said"),
+    ("content", "flags", "said"),
     [
+        (TABLE.encode(), ["--parallel", "0"], "--parallel: must be at least 1, got 0"),
         (TABLE.encode(), ["--figure", "9"], "--figure: {table} has no 9, only 2, 3-low"),
         (TABLE.encode(), ["--figure", "2", "3"], "--figure: {table} has no 3, only 2, 3-low"),
         (None, [], "{table} cannot be read: No such file or directory"),
@@ -226,12 +227,12 @@ def test_only_the_runs_of_some_figures(tmp_path: Path, figures: list[str], begun
     ],
 )
 def test_a_table_without_such_runs_is_refused_in_one_line(
-    tmp_path: Path, content: bytes | None, figures: list[str], said: str
+    tmp_path: Path, content: bytes | None, flags: list[str], said: str
 ) -> None:
     table = tmp_path / "table.tsv"
     if content is not None:
         table.write_bytes(content)
-    code, errors, begun = run_table(tmp_path, table, *figures)
+    code, errors, begun = run_table(tmp_path, table, *flags)
     assert (code, begun, len(errors.splitlines())) == (2, [], 1), errors
     assert errors.startswith(f"run_table.py: error: {said.format(table=table)}")
 
