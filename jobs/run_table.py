@@ -63,13 +63,13 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="ranks of each run [default 1]")
     parser.add_argument("--figure", nargs="*", metavar="NAME", help="only the rows of these figures [default all]")
     arguments, further = parser.parse_known_args()
-    for name in ("parallel", "ranks"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name}: must be at least 1, got {getattr(arguments, name)}")
     mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if mpirun is None:
         parser.error("there is no mpirun on the path")
     try:
+        for name, value in (("parallel", arguments.parallel), ("ranks", arguments.ranks)):
+            if value < 1:
+                raise ValueError(f"--{name}: must be at least 1, got {value}")
         rows = choose(arguments.table, arguments.figure)
     except ValueError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
