@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import re
 import sys
 import time
 from dataclasses import replace
@@ -49,6 +50,12 @@ def count(notebook, kind):
     return sum(kind in output.get("data", {}) for output in outputs(notebook))
 
 
+def tables(notebook):
+    """The text in all cells of all tables."""
+    found = [output["data"]["text/html"] for output in outputs(notebook) if "text/html" in output.get("data", {})]
+    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", table, re.DOTALL) for table in found]
+
+
 # -- notebooks -----------------------------------------------------------------------------------------------
 
 
@@ -79,6 +86,7 @@ def test_a_notebook_runs_from_a_clean_state(name, spent):
     assert not [o for o in outputs(notebook) if o.output_type == "stream" and o.name == "stderr"]  # nor does it warn
     for kind in ("image/png", "text/html"):  # figures and tables are committed
         assert count(notebook, kind) == count(committed, kind) > 0
+    assert tables(notebook) == tables(committed), "the committed logs give other numbers: python analysis/execute.py"
 
 
 def test_all_notebooks_together_are_quick_enough(spent):
@@ -238,6 +246,49 @@ def test_figure_1_iw_updates_beat_es_at_the_low_rate(k):
     assert len(seeds) >= 2
     low, _ = t_interval([found[k, seed] - found[0, seed] for seed in seeds])
     assert low > 0
+
+
+def test_figure_1_in_the_readme():
+    found = {k: [] for k in range(6)}
+    for log in DATA.glob("scaled/linear-K*-lr0.0052-seed*/log.h5"):
+        with h5py.File(log) as file:
+            steps, y = file["iterations/env_steps"][:], file["iterations/eval_return_median"][:]
+            k = json.loads(file.attrs["config"])["iw_updates"]
+        found[k].append(sum((steps[1:] - steps[:-1]) * (y[1:] + y[:-1]) / 2) / (steps[-1] - steps[0]))
+    es, *iw = (f"{np.mean(found[k]):.0f}" for k in range(6))
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{es} for plain ES and {', '.join(iw)} for K = 1 … 5" in readme
+
+
+@pytest.mark.parametrize(
+    ("task", "threshold", "published"),
+    [
+        ("InvertedPendulum-v5", 1000, 455_000),
+        ("InvertedDoublePendulum-v5", 9104.07, 5_390_000),
+        ("Swimmer-v5", 128.25, 1_390_000),
+        ("HalfCheetah-v5", 2385.79, 2_880_000),
+        ("Hopper-v5", 1718.16, 3_730_000),
+    ],
+)
+def test_environment_steps_to_a_published_return(task, threshold, published):
+    """At most the published ones with ES; and the README's row is what the logs say."""
+    cells = [f" {task} ", f" {threshold:.0f} ", f" {published:,} "]
+    for k in (0, 2):
+        spent = []
+        for log in DATA.glob(f"reference/{task}-K{k}-seed*/log.h5"):
+            with h5py.File(log) as file:
+                steps, returns = file["iterations/env_steps"][:], file["iterations/eval_return_mean"][:]
+                assert json.loads(file.attrs["config"])["n_eval"] == 10
+            third = [i for i in range(2, len(steps)) if returns[i - 2 : i + 1].mean() >= threshold]
+            spent.append(steps[third[0] - 1] if third else math.inf)  # evaluations come before the iteration's steps
+        assert len(spent) == 5
+        low, *_, high = ordered = [f"{float(f'{x:.3g}'):,.0f}" if x < math.inf else "never" for x in sorted(spent)]
+        median = ordered[2]
+        cells.append(f" {median} ({low} to {high}) ")
+        if k == 0:
+            assert np.median(spent) <= published
+    row = "|".join(["", *cells, ""])
+    assert row in (ROOT / "README.md").read_text().splitlines(), row
 
 
 def typical(run):
