@@ -268,6 +268,7 @@ def test_figure_1_in_the_readme():
         ("Swimmer-v5", 128.25, 1_390_000),
         ("HalfCheetah-v5", 2385.79, 2_880_000),
         ("Hopper-v5", 1718.16, 3_730_000),
+        ("Walker2d-v5", 1916.48, 12_900_000),
     ],
 )
 def test_environment_steps_to_a_published_return(task, threshold, published):
