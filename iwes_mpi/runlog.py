@@ -366,13 +366,22 @@ def _suspected_damage(path: Path, error: Exception) -> str:
         return ""  # the file system's fault, say
     try:
         with path.open("rb") as file:
-            head = file.read(12).ljust(12, b"\0")
+            head = file.read(9).ljust(9, b"\0")
+        if not head.startswith(_SIGNATURE) or head[8] > 3:  # later versions are for a later HDF5
+            return ""
+        return "damaged, cut short or just being written" if is_being_written(path) else "damaged or cut short"
     except OSError:
         return ""
-    version, flags = head[8], head[11]
-    if not head.startswith(_SIGNATURE) or version > 3:  # later versions are for a later HDF5
-        return ""
-    return "damaged, cut short or just being written" if version == 3 and flags & 1 else "damaged or cut short"
+
+
+def is_being_written(log: Path) -> bool:
+    """Whether a writer has a log open, or was killed while it had: HDF5 marks the file, byte 11 of its superblock.
+
+    It does so in superblocks of version 3 only, those of files that can be read while they are written.
+    """
+    with open(log, "rb") as file:
+        start = file.read(12)
+    return len(start) == 12 and start.startswith(_SIGNATURE + b"\x03") and bool(start[11] & 1)
 
 
 def _complete_rows(group: h5py.Group) -> int:

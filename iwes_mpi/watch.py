@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from iwes_mpi.config import ArgumentParser, Config, ConfigError
 from iwes_mpi.console import clock
-from iwes_mpi.runlog import LOG, LogError, Run, open_run
+from iwes_mpi.runlog import LOG, LogError, Run, is_being_written, open_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,6 @@ X_AXES = {"env-steps": "env_steps", "wall-time": "wall_time", "iterations": "ite
 _SILENCE = 120.0  # s without news before a run may be called silent; NFS may hold back a change for 60 s
 _PATIENCE = 10  # iterations' time without news before a run is called silent
 _CLOCK_SKEW = 300.0  # s by which the clocks of this host and of the log's file system may differ
-_SUPERBLOCK = b"\x89HDF\r\n\x1a\n\x03"  # of an HDF5 file that can be read while it is written
 
 
 # -- what there is to see ------------------------------------------------------------------------------------
@@ -60,13 +59,6 @@ def _stamp(log: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return info.st_ino, info.st_size, info.st_mtime_ns
-
-
-def is_being_written(log: Path) -> bool:
-    """Whether a writer has a log open, or was killed while it had: HDF5 marks the file, byte 11 of its superblock."""
-    with open(log, "rb") as file:
-        start = file.read(12)
-    return len(start) == 12 and start.startswith(_SUPERBLOCK) and bool(start[11] & 1)
 
 
 def limit_reached(config: Config, iterations: "pd.DataFrame") -> bool:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from synthetic import NO_POPULATION, make_run, open_log, rows
 
-from iwes_mpi import open_run, watch
+from iwes_mpi import open_run, runlog, watch
 from iwes_mpi.config import Config, ConfigError
 
 
@@ -72,7 +72,7 @@ def test_a_killed_run_is_told_from_a_stopped_one(tmp_path):
     run_dir = tmp_path / "run"
     command = [sys.executable, str(script), str(run_dir)]
     subprocess.run(command, timeout=60, env=launch.environment(), check=False)
-    assert watch.is_being_written(run_dir / "log.h5")
+    assert runlog.is_being_written(run_dir / "log.h5")
     view = watch.look(run_dir, None, 1000)
     assert view.state == "running", "it may still be"
     later = watch.look(run_dir, view, 1119)
