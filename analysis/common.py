@@ -38,17 +38,12 @@ def load(table: str, iterations: int | None = None, **settings: Any) -> list[Run
     return runs
 
 
-def replace(run: Run, iterations: pd.DataFrame) -> Run:
-    """The run with other rows in its table of iterations, and the updates that belong to them."""
-    other = open_run(run.path)
-    other.iterations = iterations
-    other.updates = run.updates[run.updates["iteration"].isin(iterations["iteration"])]
-    return other
-
-
 def cut(run: Run, iterations: int) -> Run:
-    """The first iterations of a run."""
-    return replace(run, run.iterations[:iterations])
+    """The first iterations of a run, and the updates that belong to them."""
+    other = open_run(run.path)
+    other.iterations = run.iterations[:iterations]
+    other.updates = run.updates[run.updates["iteration"].isin(other.iterations["iteration"])]
+    return other
 
 
 def choose(runs: Iterable[Run], **settings: Any) -> list[Run]:
