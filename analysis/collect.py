@@ -18,7 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwes_mpi import open_run
-from iwes_mpi.runlog import CONFIG, LOG, POPULATION, TABLES, Column, LogError, Run
+from iwes_mpi.files.columns import POPULATION, TABLES, Column
+from iwes_mpi.files.log import LOG
+from iwes_mpi.files.reader import LogError
+from iwes_mpi.files.record import CONFIG
+from iwes_mpi.files.run import Run
 
 DATA = Path(__file__).resolve().parent / "data"
 

@@ -31,10 +31,10 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", 
 
 import numpy as np  # noqa: E402
 
-from iwes_mpi import kernels  # noqa: E402
-from iwes_mpi.jit import kernel  # noqa: E402
-from iwes_mpi.mpi import World  # noqa: E402
-from iwes_mpi.noise import NoiseTable  # noqa: E402
+from iwes_mpi.compiled.jit import kernel  # noqa: E402
+from iwes_mpi.method import kernels  # noqa: E402
+from iwes_mpi.method.noise import NoiseTable  # noqa: E402
+from iwes_mpi.mpi.world import World  # noqa: E402
 
 POLICIES = {64: 11_848, 256: 96_520, 512: 324_104}  # hidden units: parameters
 SIGMA, R = 0.02, 1.0

@@ -24,8 +24,8 @@ ALLOWED = 1.20
 
 def fill(world: Any, size: int, everyone: bool) -> tuple[float, float]:
     """Fill a table of `size` numbers by all ranks of the node, or by its first; (wall, CPU) s of the slowest."""
-    from iwes_mpi import mpi
-    from iwes_mpi.noise import NoiseTable
+    from iwes_mpi.method.noise import NoiseTable
+    from iwes_mpi.mpi.group import alone
 
     table = NoiseTable.__new__(NoiseTable)
     table.values = world.node_array(size, "f4")
@@ -34,7 +34,7 @@ def fill(world: Any, size: int, everyone: bool) -> tuple[float, float]:
     if everyone:
         table._fill(world, 0)
     elif world.is_root:
-        table._fill(SimpleNamespace(node=mpi.alone()), 0)  # type: ignore[arg-type]
+        table._fill(SimpleNamespace(node=alone()), 0)  # type: ignore[arg-type]
     seconds = time.perf_counter() - wall, time.process_time() - cpu
     world.node.rest_until_all()
     del table
@@ -43,9 +43,10 @@ def fill(world: Any, size: int, everyone: bool) -> tuple[float, float]:
 
 
 def _as_rank(size: int, rounds: int) -> None:
-    from iwes_mpi import mpi
+    from iwes_mpi.mpi.launch import launch
+    from iwes_mpi.mpi.world import World
 
-    def main(world: mpi.World) -> int:
+    def main(world: World) -> int:
         share = size // world.size
         fill(world, 1 << 20, True)
         pairs = [(fill(world, share, False), fill(world, size, True)) for _ in range(rounds)]
@@ -60,7 +61,7 @@ def _as_rank(size: int, rounds: int) -> None:
             return int(ratios[1] > ALLOWED)
         return 0
 
-    mpi.launch(main)
+    launch(main)
 
 
 def main() -> int:

@@ -21,11 +21,12 @@ import mujoco
 import numba
 import numpy as np
 
-from iwes_mpi import obs_stats, policy
-from iwes_mpi.config import Config
-from iwes_mpi.rollouts import EpisodeTask, open_runner
+from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.policy import network, obs_stats
+from iwes_mpi.rollouts.choose import open_runner
+from iwes_mpi.rollouts.episode import EpisodeTask
 from iwes_mpi.rollouts.native import mj_rnePostConstraint, mj_step
-from iwes_mpi.seeding import Stream, generator
+from iwes_mpi.settings.config import Config
 
 # Environment, its settings, and for a linear feedback its gains; other policies are random
 TASKS = {
@@ -80,7 +81,7 @@ class Recorder:
 
 def feedback(network, gains):
     """A policy whose first unit of each layer passes gains·observation on, almost linearly, among random others."""
-    theta, offset = policy.initial_parameters(network, np.random.default_rng(0)), 0
+    theta, offset = network.initial_parameters(network, np.random.default_rng(0)), 0
     for layer, (inputs, outputs) in enumerate(zip(network.sizes[:-1], network.sizes[1:], strict=True)):
         weights = theta[offset : offset + inputs * outputs].reshape(inputs, outputs)
         weights[:, 0] = 0.05 * np.array(gains) if layer == 0 else 0.0
@@ -95,8 +96,8 @@ def make_tasks(config, network, steps, gains=None):
     normaliser = obs_stats.initial_stats(int(network.sizes[0])).normaliser()
 
     def factory(sample):
-        theta = policy.empty_parameters(network.n_parameters)
-        theta[:] = feedback(network, gains) if gains else policy.initial_parameters(network, rng)
+        theta = network.empty_parameters(network.n_parameters)
+        theta[:] = feedback(network, gains) if gains else network.initial_parameters(network, rng)
         return lambda: EpisodeTask(
             theta, normaliser, generator(0, Stream.POPULATION_EPISODE, 0, sample), config.action_noise, False
         )
@@ -164,7 +165,7 @@ def repeat_act(n, sizes, theta, normaliser, clip, scratch, obs, out):
     """The policy n times over."""
     good = True
     for _ in range(n):
-        good &= policy.act(sizes, theta, normaliser, clip, scratch, obs, out)
+        good &= network.act(sizes, theta, normaliser, clip, scratch, obs, out)
     return good
 
 
@@ -182,10 +183,10 @@ def read(n, values):
 
 def compare_policy(obs_size, action_size, hidden, rounds):
     """The policy's speed against reading its parameters: one line."""
-    network = policy.layout(obs_size, hidden, action_size)
+    network = network.layout(obs_size, hidden, action_size)
     rng = np.random.default_rng(0)
-    theta = policy.empty_parameters(network.n_parameters)
-    theta[:] = policy.initial_parameters(network, rng)
+    theta = network.empty_parameters(network.n_parameters)
+    theta[:] = network.initial_parameters(network, rng)
     normaliser = obs_stats.initial_stats(obs_size).normaliser()
     arguments = (
         network.sizes, theta, normaliser, 5.0, network.scratch(), rng.standard_normal(obs_size),

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwes_mpi import open_run
-from iwes_mpi.mpi import split
+from iwes_mpi.mpi.group import split
 
 Schedule = Literal["static", "dynamic", "pairs"]  # "pairs": a queue per node that hands out both members together
 WeightsOn = Literal["all", "node", "root"]

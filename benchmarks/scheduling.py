@@ -103,10 +103,11 @@ def run(ranks: int, kinds: list[str], schedules: list[str], unit: float, iterati
 
 def _as_rank(arguments: list[str]) -> None:
     """What each rank does: the training runs whose command lines are given, each ended by ``--``."""
-    from iwes_mpi import mpi
+    from iwes_mpi.mpi.launch import launch
+    from iwes_mpi.mpi.world import World
     from iwes_mpi.train import train
 
-    def main(world: mpi.World) -> int:
+    def main(world: World) -> int:
         case: list[str] = []
         for argument in arguments:
             if argument == "--":
@@ -117,7 +118,7 @@ def _as_rank(arguments: list[str]) -> None:
                 case.append(argument)
         return 0
 
-    mpi.launch(main)
+    launch(main)
 
 
 def idle_shares(run_dir: Path) -> tuple[float, float]:

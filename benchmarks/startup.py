@@ -38,19 +38,19 @@ def launch(ranks: int, cache: Path, arguments: list[str]) -> tuple[float, float]
 
 def _as_rank(arguments: list[str]) -> None:
     """``python -m iwes_mpi.train`` that notes when it asks for its first episode."""
-    from iwes_mpi import mpi
+    from iwes_mpi.mpi.queue import WorkQueue
 
-    original = mpi.WorkQueue.items
+    original = WorkQueue.items
 
     def items(self: Any, *lengths: int) -> Any:
-        mpi.WorkQueue.items = original  # type: ignore[method-assign]
+        WorkQueue.items = original  # type: ignore[method-assign]
         with open(os.environ["IWES_STARTUP_MARKS"], "a") as marks:
             marks.write(json.dumps([time.time(), sum(os.times()[:4])]) + "\n")
         return original(self, *lengths)
 
-    mpi.WorkQueue.items = items  # type: ignore[method-assign]
-    from iwes_mpi.config import build_parser
-    from iwes_mpi.launching import run_program
+    WorkQueue.items = items  # type: ignore[method-assign]
+    from iwes_mpi.mpi.program import run_program
+    from iwes_mpi.settings.command_line import build_parser
     from iwes_mpi.train import train
 
     sys.argv[1:] = arguments

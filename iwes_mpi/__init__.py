@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 from iwes_mpi.version import __version__
 
 if TYPE_CHECKING:
-    from iwes_mpi.runlog import Run, open_run
+    from iwes_mpi.files.run import Run, open_run
 
 __all__ = ["Run", "__version__", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("open_run", "Run"):
-        from iwes_mpi import runlog
+        from iwes_mpi.files import run
 
-        return getattr(runlog, name)
+        return getattr(run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iwes_mpi import mpi
-from iwes_mpi.config import ArgumentParser, ConfigError
-from iwes_mpi.launching import FINISHED, STORAGE_FAILED, agree, agree_in_order, run_program
-from iwes_mpi.seeding import MAX_SEED, Stream, generator
+from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.mpi.message import Message, counts, slots
+from iwes_mpi.mpi.program import FINISHED, STORAGE_FAILED, agree, run_program
+from iwes_mpi.mpi.turns import in_turn
+from iwes_mpi.mpi.world import World
+from iwes_mpi.rollouts.episode import EpisodeTask
+from iwes_mpi.rollouts.together import open_on_all
+from iwes_mpi.settings import values
+from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.wrong_input import WrongInput
 
 if TYPE_CHECKING:
-    from iwes_mpi.checkpoint import Checkpoint
-    from iwes_mpi.config import Config
-    from iwes_mpi.film import Studio
-    from iwes_mpi.rollouts import EpisodeTask
+    from iwes_mpi.files.checkpoint import Checkpoint
+    from iwes_mpi.settings.config import Config
+    from iwes_mpi.shown.film import Studio
 
 
 class Scores(NamedTuple):
@@ -45,7 +50,7 @@ class Scores(NamedTuple):
         return "\n".join(lines)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """The command line of ``python -m iwes_mpi.evaluate``."""
     parser = ArgumentParser(
         prog="python -m iwes_mpi.evaluate",
@@ -64,29 +69,28 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _prepare(argv: list[str]) -> "tuple[argparse.Namespace, Checkpoint]":
-    """The options, and the checkpoint they name. Raises ConfigError if either is wrong. Rank 0 only."""
-    from iwes_mpi.checkpoint import CheckpointError, load, load_newest
+    """The options, and the checkpoint they name. Raises WrongInput if either is wrong. Rank 0 only."""
+    from iwes_mpi.files.checkpoint import CheckpointError, load, load_newest
 
     options = build_parser().parse_args(argv)
-    if options.episodes < 1:
-        raise ConfigError("--episodes", f"must be at least 1, got {options.episodes}")
-    if not 0 <= options.seed <= MAX_SEED:
-        raise ConfigError("--seed", f"must lie between 0 and 2^64 - 1, got {options.seed}")
+    for name, check in (("episodes", values.at_least_one), ("seed", values.seed)):
+        if problem := check(getattr(options, name)):
+            raise WrongInput(name, f"{problem}, got {getattr(options, name)}")
     if options.video_seconds is not None:
         if not 0 < options.video_seconds < math.inf:
-            raise ConfigError("--video-seconds", f"must be positive and finite, got {options.video_seconds:g}")
+            raise WrongInput("video_seconds", f"must be positive and finite, got {options.video_seconds:g}")
         if options.video is None:
-            raise ConfigError("--video-seconds", "needs --video")
+            raise WrongInput("video_seconds", "needs `video`")
     path = Path(options.run)
     try:
         if not path.exists():
-            raise ConfigError("RUN", f"{path} does not exist")
+            raise WrongInput("run", f"{path} does not exist")
         return options, load_newest(path, print_warning) if path.is_dir() else load(path)
     except (CheckpointError, FileNotFoundError) as error:
-        raise ConfigError("RUN", str(error)) from None
+        raise WrongInput("run", str(error)) from None
 
 
-def evaluate(world: mpi.World, argv: list[str]) -> int:
+def evaluate(world: World, argv: list[str]) -> int:
     """Run the episodes that a command line asks for, shared by all ranks, print the scores and film one. Collective.
 
     Returns
@@ -102,12 +106,8 @@ def evaluate(world: mpi.World, argv: list[str]) -> int:
     found = agree(world, lambda: _prepare(argv), on_root=True)
     options, state, config = world.from_root(found and (found[0], found[1].state, found[1].config))
 
-    from iwes_mpi.rehearsal import in_turn
-    from iwes_mpi.rollouts import EpisodeTask, open_runner
-
     studio = agree(world, lambda: _open_studio(config, options), on_root=True)
-    opened = agree(world, lambda: open_runner(config), on_root=True)
-    runner = agree_in_order(world, lambda: opened or open_runner(config), in_turn)
+    runner = open_on_all(world, config)
     theta, normaliser = state.theta.astype(np.float32), state.obs.normaliser()
     noise = 0.0 if options.deterministic else config.action_noise
 
@@ -116,35 +116,36 @@ def evaluate(world: mpi.World, argv: list[str]) -> int:
         return EpisodeTask(theta, normaliser, rng, noise, False, True)
 
     in_turn(world, lambda: runner.rehearse(task(0)))
-    results = np.zeros((options.episodes, 2))
+    scores = Message(returns=slots(options.episodes), lengths=counts(options.episodes))
+    returns, lengths = scores["returns"], scores["lengths"]
     for episode in world.share(options.episodes):
         outcome = runner.run(task(episode))
-        results[episode] = outcome.total_reward, outcome.length
-    world.merge_slots(results)
+        returns[episode], lengths[episode] = outcome.total_reward, outcome.length
+    scores.reduce(world)
     runner.close()
     if world.is_root:
         print(
             f"{options.run}: {config.env_id} after {state.iteration} iterations, "
             f"{options.episodes} {'deterministic' if options.deterministic else 'stochastic'} episodes",
         )
-        print(Scores(results[:, 0], results[:, 1].astype(np.int64)).table(), flush=True)
-    code = FINISHED if studio is None else _film(studio, task(0), results[0])
+        print(Scores(returns, lengths).table(), flush=True)
+    code = FINISHED if studio is None else _film(studio, task(0), (returns[0], lengths[0]))
     world.rest_until_all()  # the others sleep while rank 0 films
     return world.from_root(code)
 
 
 def _open_studio(config: "Config", options: argparse.Namespace) -> "Studio | None":
-    """What a film needs, if one is asked for. Raises ConfigError if it is not there."""
+    """What a film needs, if one is asked for. Raises WrongInput if it is not there."""
     if options.video is None:
         return None
-    from iwes_mpi.film import Studio
+    from iwes_mpi.shown.film import Studio
 
     return Studio(config, Path(options.video), options.video_seconds)
 
 
-def _film(studio: "Studio", task: "EpisodeTask", scored: NDArray[np.float64]) -> int:
+def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int]) -> int:
     """Film the episode that was scored as `scored` (return, length), and say so; returns the exit code."""
-    from iwes_mpi.film import FilmError
+    from iwes_mpi.shown.film import FilmError
 
     try:
         film = studio.film(task)

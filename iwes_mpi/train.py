@@ -1,6 +1,6 @@
 """``python -m iwes_mpi.train``: read the settings, build the parts, and iterate until a limit is reached."""
 
-from iwes_mpi import signals
+from iwes_mpi.mpi import signals
 
 if __name__ == "__main__":
     signals.note()
@@ -12,29 +12,27 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iwes_mpi import mpi
-from iwes_mpi.config import Config, ConfigError, build_parser, parse
-from iwes_mpi.launching import (
-    FAILED,
-    FINISHED,
-    STOPPED_EARLY,
-    STORAGE_FAILED,
-    StorageError,
-    agree,
-    agree_in_order,
-    run_program,
-)
+from iwes_mpi.mpi.process import library_version
+from iwes_mpi.mpi.program import FAILED, FINISHED, STOPPED_EARLY, STORAGE_FAILED, agree, run_program
+from iwes_mpi.mpi.stop import StopFlag
+from iwes_mpi.mpi.world import World
+from iwes_mpi.settings.command_line import build_parser, parse
+from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.limits import finished
+from iwes_mpi.settings.wrong_input import WrongInput
 
-if TYPE_CHECKING:
-    from iwes_mpi.es import Report
-    from iwes_mpi.rollouts import EpisodeRunner
-    from iwes_mpi.rundir import Keeper, Plan
-    from iwes_mpi.state import State
+if TYPE_CHECKING:  # loaded by rank 0 alone, or once the input is known to be right
+    from iwes_mpi.files.columns import Rows
+    from iwes_mpi.files.directory import Plan
+    from iwes_mpi.method.report import Report
+    from iwes_mpi.method.state import State
+    from iwes_mpi.rollouts.episode import EpisodeRunner
+    from iwes_mpi.shown.console import Display
 
 _GO_ON = 0
 
 
-def train(world: mpi.World, argv: list[str]) -> int:
+def train(world: World, argv: list[str]) -> int:
     """Run the whole of a training run on all ranks; returns the exit code. Collective.
 
     A stop that is requested while the run gets ready ends with STOPPED_EARLY too: between its stages, which take as
@@ -51,7 +49,7 @@ def train(world: mpi.World, argv: list[str]) -> int:
         _import_parts()  # while rank 0 finds out whether the input is right
     plan = agree(world, lambda: _plan(argv), on_root=True)
     config, state = world.from_root(plan and (plan.config, plan.checkpoint and plan.checkpoint.state))
-    stop = mpi.StopFlag(world, None if config.max_wall_time is None else begin + config.max_wall_time)
+    stop = StopFlag(world, None if config.max_wall_time is None else begin + config.max_wall_time)
 
     if stop.agreed():
         if world.is_root:
@@ -61,33 +59,24 @@ def train(world: mpi.World, argv: list[str]) -> int:
         world.close()
         return STOPPED_EARLY
 
-    from iwes_mpi.noise import choose_size
-    from iwes_mpi.rehearsal import in_turn
-    from iwes_mpi.rollouts import open_runner
-    from iwes_mpi.state import initial_state
+    from iwes_mpi.method.noise import choose_size
+    from iwes_mpi.method.state import initial_state
+    from iwes_mpi.rollouts.together import open_on_all
 
-    # Rank 0 first: what is wrong with the environment is found, and said, once.
-    opened: EpisodeRunner | None = agree(world, lambda: open_runner(config), on_root=True)
-    runner = agree_in_order(world, lambda: opened or open_runner(config), in_turn)
+    runner = open_on_all(world, config)
     d = runner.network.n_parameters
     size, notice = agree(world, lambda: choose_size(config, world, d)) or (0, None)
     config = dataclasses.replace(config, noise_table_size=size)
-    state = state or initial_state(config.seed, runner.network)
+    state = state or initial_state(config.seed, runner.network, config.optimizer)
     agree(world, lambda: _check_fit(state, runner))
 
-    keeper = agree(world, lambda: plan and _open_keeper(plan, config, state, world, begin), on_root=True)
-    if keeper is not None and plan is not None:
-        if notice:
-            keeper.note(f"warning: {notice}")
-        keeper.note(
-            f"{'Resuming' if plan.resumed else 'Starting'} {plan.run_dir} at iteration {state.iteration}: "
-            f"{runner.description}, {d} parameters, K = {config.iw_updates}, {world.size} "
-            f"rank{'s' if world.size > 1 else ''} on {world.n_nodes} node{'s' if world.n_nodes > 1 else ''}"
-        )
-    code, problem = _iterate(config, world, runner, size, state, stop, keeper)
+    desk = agree(world, lambda: plan and _Desk(plan, config, state, world, begin), on_root=True)
+    if desk is not None:
+        desk.begin(f"{runner.description}, {d} parameters", notice)
+    code, problem = _iterate(config, world, runner, size, state, stop, desk)
     stop.drain()
-    if keeper is not None and plan is not None:
-        code = _end(keeper, plan.run_dir, state, code, problem, quiet=config.display == "none")
+    if desk is not None:
+        code = desk.end(code, problem)
     code = world.from_root(code)  # rank 0 alone knows whether its files are written
     stop.release()
     runner.close()
@@ -96,8 +85,8 @@ def train(world: mpi.World, argv: list[str]) -> int:
 
 
 def _iterate(
-    config: Config, world: mpi.World, runner: "EpisodeRunner", size: int, state: "State", stop: mpi.StopFlag,
-    keeper: "Keeper | None",
+    config: Config, world: World, runner: "EpisodeRunner", size: int, state: "State", stop: StopFlag,
+    desk: "_Desk | None",
 ) -> tuple[int, str]:  # fmt: skip
     """Get ready, fill a noise table of `size` and iterate until a limit is reached or the run must stop. Collective.
 
@@ -108,9 +97,11 @@ def _iterate(
     problem : str
         What ended the run, if it was neither a limit nor a request; known on rank 0.
     """
-    from iwes_mpi.es import Diverged, EvolutionStrategies, Interrupted
-    from iwes_mpi.noise import NoiseTable
-    from iwes_mpi.rehearsal import in_turn, rehearse
+    from iwes_mpi.method.es import Diverged, EvolutionStrategies, Interrupted
+    from iwes_mpi.method.noise import NoiseTable
+    from iwes_mpi.method.phases import Phase
+    from iwes_mpi.method.rehearsal import rehearse
+    from iwes_mpi.mpi.turns import in_turn
 
     if stop.agreed():
         return STOPPED_EARLY, ""
@@ -120,9 +111,9 @@ def _iterate(
     noise = NoiseTable(world, config.seed, size, with_norms=config.weight_kernel == "precomputed")
     es = EvolutionStrategies(config, world, runner, noise, state, stop)
     code, problem = FINISHED, ""
-    while not limit_reached(config, state):
+    while not finished(config, state.iteration, state.env_steps):
         # The safe point of an iteration: all ranks agree to go on, or why not.
-        with es.phases("idle"):  # the others wait for what rank 0 writes
+        with es.phases(Phase.IDLE):  # the others wait for what rank 0 writes
             code = world.maximum_integer(code if code else STOPPED_EARLY if stop.pending() else _GO_ON)
         if code != _GO_ON:
             break
@@ -132,83 +123,129 @@ def _iterate(
             return STOPPED_EARLY, ""
         except Diverged as error:  # likewise
             return FAILED, f"{error}; start a new run with a smaller one"
-        if keeper is not None:
-            with es.phases("io"):
-                try:
-                    keeper.keep(report)
-                except StorageError as error:
-                    code, problem = STORAGE_FAILED, str(error)
+        if desk is not None:
+            with es.phases(Phase.IO):
+                code, problem = desk.take(report)
     return code, problem
+
+
+class _Desk:
+    """Rank 0's side of a run: its files, and what is shown of it.
+
+    Parameters
+    ----------
+    plan : Plan
+    config : Config
+        Settled in full.
+    state : State
+    world : World
+    begin : float
+        When this job began, by `time.monotonic`.
+
+    Raises
+    ------
+    WrongInput
+        If the run directory cannot be written, or is in use.
+    """
+
+    def __init__(self, plan: "Plan", config: Config, state: "State", world: World, begin: float):
+        from iwes_mpi.files.keeper import Keeper
+        from iwes_mpi.files.provenance import provenance
+        from iwes_mpi.shown.console import open_display
+        from iwes_mpi.shown.diagnosis import UselessUpdates
+
+        origin = provenance(config, library_version(), world.size, world.n_nodes)
+        self._plan, self._config, self._state, self._world = plan, config, state, world
+        self._keeper: Keeper = Keeper(plan, config, state, origin, begin)
+        self._display: Display = open_display(config, state)
+        self._diagnosis: UselessUpdates = UselessUpdates(config, state.theta.size)
+        self._spell = build_parser().spell
+        self._last: Rows | None = None
+
+    def begin(self, description: str, notice: str | None) -> None:
+        """Say what begins."""
+        plan, world = self._plan, self._world
+        for text in (*self._keeper.notices, *([notice] if notice else [])):
+            self._warn(text)
+        self._display.note(
+            f"{'Resuming' if plan.resumed else 'Starting'} {plan.run_dir} at iteration {self._state.iteration}: "
+            f"{description}, K = {self._config.iw_updates}, {world.size} "
+            f"rank{'s' if world.size > 1 else ''} on {world.n_nodes} node{'s' if world.n_nodes > 1 else ''}"
+        )
+
+    def _warn(self, text: str) -> None:
+        self._display.note(f"warning: {self._spell(text)}")
+
+    def take(self, report: "Report") -> tuple[int, str]:
+        """Keep and show an iteration; returns the exit code that it gives cause for, or 0, and what is wrong."""
+        from iwes_mpi.files.keeper import StorageError
+
+        try:
+            self._last = rows = self._keeper.keep(report)
+        except StorageError as error:
+            return STORAGE_FAILED, str(error)
+        self._display.update(rows)
+        if text := self._diagnosis(rows):
+            self._warn(text)
+        return FINISHED, ""
+
+    def end(self, code: int, problem: str) -> int:
+        """Save the last state, close the files and say how the run ended; returns the exit code."""
+        from iwes_mpi.files.keeper import StorageError
+
+        failed = code == FAILED  # the state is not worth saving
+        if not problem:
+            try:
+                self._keeper.save()
+            except StorageError as error:
+                problem = str(error)
+        self._display.close()
+        try:
+            self._keeper.close()
+        except StorageError as error:
+            problem = problem or str(error)
+        if problem:
+            if not failed:
+                code = STORAGE_FAILED
+                problem += "; the run stopped at its last good checkpoint, continue with `resume`"
+            print(f"iwes_mpi.train: error: {self._spell(problem)}", file=sys.stderr, flush=True)
+        elif self._config.display != "none":
+            print(_summary(self._plan.run_dir, self._state, self._last, code), flush=True)
+        return code
 
 
 def _import_parts() -> None:
     """Import what every rank of a run needs, whatever its settings."""
-    from iwes_mpi import rehearsal  # noqa: F401
-    from iwes_mpi.rollouts import gym_env  # noqa: F401
+    from iwes_mpi.method import rehearsal  # noqa: F401
+    from iwes_mpi.rollouts import together  # noqa: F401
 
 
 def _plan(argv: list[str]) -> "Plan":
-    from iwes_mpi.rundir import make_plan  # files are rank 0's business alone, and so is importing what reads them
+    from iwes_mpi.files.directory import make_plan  # files are rank 0's business alone, and so is importing them
 
     plan = make_plan(parse(argv))
     if plan.config.tensorboard:
-        from iwes_mpi.tensorboard import require
+        from iwes_mpi.shown.tensorboard import require
 
         require()
     return plan
 
 
-def _open_keeper(plan: "Plan", config: Config, state: "State", world: mpi.World, begin: float) -> "Keeper":
-    from iwes_mpi.rundir import Keeper
-    from iwes_mpi.runlog import provenance
-
-    return Keeper(plan, config, state, provenance(config, mpi.library_version(), world.size, world.n_nodes), begin)
-
-
-def limit_reached(config: Config, state: "State") -> bool:
-    """Whether the run is finished: it has all its iterations or environment steps. The same on every rank."""
-    return (config.iterations is not None and state.iteration >= config.iterations) or (
-        config.max_env_steps is not None and state.env_steps >= config.max_env_steps
-    )
-
-
 def _check_fit(state: "State", runner: "EpisodeRunner") -> None:
     d = runner.network.n_parameters
     if state.theta.size != d or state.obs.mean.size != runner.network.sizes[0]:
-        raise ConfigError(
-            "--resume", f"the checkpoint has {state.theta.size} parameters, but the environment's policy has {d}"
+        raise WrongInput(
+            "resume", f"the checkpoint has {state.theta.size} parameters, but the environment's policy has {d}"
         )
 
 
-def _end(keeper: "Keeper", run_dir: Path, state: "State", code: int, problem: str, quiet: bool) -> int:
-    """Save the last state, close the files and say how the run ended. Rank 0 only; returns the exit code."""
-    failed = code == FAILED  # the state is not worth saving
-    if not problem:
-        try:
-            keeper.save()
-        except StorageError as error:
-            problem = str(error)
-    try:
-        keeper.close()
-    except StorageError as error:
-        problem = problem or str(error)
-    if problem:
-        if not failed:
-            code = STORAGE_FAILED
-            problem += "; the run stopped at its last good checkpoint, continue with --resume"
-        print(f"iwes_mpi.train: error: {problem}", file=sys.stderr, flush=True)
-    elif not quiet:
-        print(_summary(run_dir, state, keeper.last, code), flush=True)
-    return code
-
-
-def _summary(run_dir: Path, state: "State", last: "Report | None", code: int) -> str:
+def _summary(run_dir: Path, state: "State", last: "Rows | None", code: int) -> str:
     """Two lines: what the run reached, and how to look at it or to go on."""
-    from iwes_mpi.console import clock
+    from iwes_mpi.shown.console import clock
 
     verb = "Finished" if code == FINISHED else "Stopped early, with a checkpoint"
-    scored = last is not None and last.iteration["eval_episodes"] > 0
-    reached = f", evaluation median {last.iteration['eval_return_median']:.1f}" if last and scored else ""
+    scored = last is not None and last.iteration.eval_episodes > 0
+    reached = f", evaluation median {last.iteration.eval_return_median:.1f}" if last and scored else ""
     python = sys.executable if " " not in sys.executable else "python"
     python = os.path.relpath(python) if python.startswith(os.getcwd() + os.sep) else "python"
     if code == FINISHED:

@@ -5,12 +5,13 @@ import io
 import json
 import sys
 
-from iwes_mpi import mpi
-from iwes_mpi.launching import run_body
+from iwes_mpi.mpi.launch import launch
+from iwes_mpi.mpi.program import run_body
+from iwes_mpi.mpi.world import World
 from iwes_mpi.train import train
 
 
-def main(world: mpi.World) -> int:
+def main(world: World) -> int:
     told = []
     with open(sys.argv[1]) as file:
         cases = json.load(file)
@@ -24,4 +25,4 @@ def main(world: mpi.World) -> int:
     return 0
 
 
-mpi.launch(main)
+launch(main)

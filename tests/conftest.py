@@ -11,7 +11,7 @@ import pytest  # noqa: E402
 @pytest.fixture(scope="session")
 def world():
     """MPI's world as a plain process sees it: one rank."""
-    from iwes_mpi.mpi import World
+    from iwes_mpi.mpi.world import World
 
     return World()
 
@@ -19,6 +19,6 @@ def world():
 @pytest.fixture(scope="session")
 def noise(world):
     """A noise table large enough for the largest policy of the paper, with its squared norms."""
-    from iwes_mpi.noise import NoiseTable
+    from iwes_mpi.method.noise import NoiseTable
 
     return NoiseTable(world, seed=11, size=3_000_017, with_norms=True)

@@ -8,9 +8,9 @@ import json
 import sys
 import time
 
-from iwes_mpi import mpi
-from iwes_mpi.es import EvolutionStrategies, GradientEstimator
-from iwes_mpi.rollouts.gym_env import GymRunner
+from iwes_mpi.method.es import EvolutionStrategies
+from iwes_mpi.mpi.launch import launch
+from iwes_mpi.rollouts.gym_runner import GymRunner
 from iwes_mpi.train import train
 
 estimate_takes, row_takes = map(float, sys.argv[1:3])
@@ -52,4 +52,4 @@ def main(world):
     return train(world, sys.argv[3:])
 
 
-mpi.launch(main)
+launch(main)

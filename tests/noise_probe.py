@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from iwes_mpi import mpi
-from iwes_mpi.noise import NoiseTable
+from iwes_mpi.method.noise import NoiseTable
+from iwes_mpi.mpi.launch import launch
 
 
 def resident():
@@ -34,4 +34,4 @@ def main(world):
     return 0
 
 
-mpi.launch(main)
+launch(main)

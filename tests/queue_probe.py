@@ -5,12 +5,14 @@ import random
 import sys
 import time
 
-from iwes_mpi import mpi
+from iwes_mpi.mpi.launch import launch
+from iwes_mpi.mpi.queue import WorkQueue
+from iwes_mpi.mpi.stop import StopFlag
 
 
 def main(world):
     schedule, *rounds = sys.argv[1], *map(json.loads, sys.argv[2:])
-    queue = mpi.WorkQueue(world, schedule, mpi.StopFlag(world, None))
+    queue = WorkQueue(world, schedule, StopFlag(world, None))
     rng = random.Random(world.rank)
     taken = []
     for lengths in rounds:
@@ -26,4 +28,4 @@ def main(world):
     return 0
 
 
-mpi.launch(main)
+launch(main)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from iwes_mpi import runlog
-from iwes_mpi.config import Config
+from iwes_mpi.files.columns import ITERATIONS, UPDATES
+from iwes_mpi.files.log import FORMAT, LOG, LogWriter
+from iwes_mpi.settings.config import Config
 
 NO_POPULATION = (np.zeros((0, 2)), np.zeros((0, 2), dtype=np.int64))
 
@@ -17,7 +18,7 @@ def rows(config: Config, iteration: int) -> tuple[dict[str, float], list[dict[st
     rng = np.random.default_rng([config.seed, iteration])
     k_max = config.iw_updates
     score = 1000 * (1 - math.exp(-iteration * (1 + k_max) / 60)) + 40 * rng.standard_normal() + 9 * (config.seed % 7)
-    row: dict[str, float] = dict.fromkeys(runlog.ITERATIONS, 0.0)
+    row: dict[str, float] = dict.fromkeys(ITERATIONS, 0.0)
     row |= {"iteration": iteration, "env_steps": 2000 * (iteration + 1), "episodes": 20 * (iteration + 1)}
     row |= {"wall_time": 2.5 + iteration + 1.0, "sigma": config.sigma, "ranks": 2, "updates": 1 + k_max}
     for statistic in ("mean", "median", "min", "max"):
@@ -27,18 +28,18 @@ def rows(config: Config, iteration: int) -> tuple[dict[str, float], list[dict[st
     row |= {"time_comm": 0.05, "time_update": 0.01, "time_io": 0.02}
     updates = []
     for k in range(1 + k_max):
-        update: dict[str, float] = dict.fromkeys(runlog.UPDATES, 0.0)
+        update: dict[str, float] = dict.fromkeys(UPDATES, 0.0)
         r2 = (0.3 * k) ** 2 * (1 + 0.1 * rng.random())
         update |= {"iteration": iteration, "k": k, "kl": r2 / 2, "ess": math.exp(-r2), "accepted": 1}
         updates.append(update)
     return row, updates
 
 
-def open_log(run_dir: Path, config: Config) -> runlog.LogWriter:
+def open_log(run_dir: Path, config: Config) -> LogWriter:
     """A new log without rows."""
     run_dir.mkdir(parents=True)
-    attrs: dict[str, Any] = {"format": runlog.FORMAT, "config": config.to_json(), "ranks": 2, "nodes": 1}
-    return runlog.LogWriter(run_dir / runlog.LOG, attrs)
+    attrs: dict[str, Any] = {"format": FORMAT, "config": config.to_json(), "ranks": 2, "nodes": 1}
+    return LogWriter(run_dir / LOG, attrs)
 
 
 def make_run(run_dir: Path, n_rows: int, /, **settings: Any) -> Path:

@@ -19,8 +19,14 @@ from nbclient.exceptions import CellExecutionError
 from scipy import stats
 from synthetic import make_run
 
-from iwes_mpi import open_run, runlog
-from iwes_mpi.config import Config
+from iwes_mpi import open_run
+from iwes_mpi.files.columns import ITERATIONS, UPDATES
+from iwes_mpi.files.log import FORMAT, LOG, LogWriter
+from iwes_mpi.files.reader import empty_population
+
+# FIXME runlog.recorded_config
+from iwes_mpi.files.record import write_config
+from iwes_mpi.settings.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 ANALYSIS = ROOT / "analysis"
@@ -128,7 +134,7 @@ def collect():
 
 def test_a_collected_log_reads_as_the_original(collect, tmp_path):
     source = make_run(tmp_path / "runs/table/run", 23, iw_updates=3, iterations=23)
-    runlog.write_config(source, open_run(source).config)
+    write_config(source, open_run(source).config)
     ours, packed = open_run(source), open_run(collect.collect(source, tmp_path / "data"))
     assert packed.path == tmp_path / "data/table/run"
     pd.testing.assert_frame_equal(packed.iterations, ours.iterations, check_exact=True)
@@ -154,13 +160,13 @@ def test_populations_are_collected_on_request_only(collect, tmp_path):
     source = tmp_path / "runs/table/run"
     source.mkdir(parents=True)
     config = Config()
-    attrs = {"format": runlog.FORMAT, "config": config.to_json()}
+    attrs = {"format": FORMAT, "config": config.to_json()}
     rng = np.random.default_rng(1)
     returns, lengths = rng.normal(size=(3, 7, 2)), rng.integers(1, 99, (3, 7, 2))
-    log = runlog.LogWriter(source / runlog.LOG, attrs, population=runlog.empty_population(0))
+    log = LogWriter(source / LOG, attrs, population=empty_population(0))
     for i in range(3):
-        row = dict.fromkeys(runlog.ITERATIONS, 0.0) | {"iteration": i}
-        log.append(row, [dict.fromkeys(runlog.UPDATES, 0.0) | {"iteration": i}], (returns[i], lengths[i]))
+        row = dict.fromkeys(ITERATIONS, 0.0) | {"iteration": i}
+        log.append(row, [dict.fromkeys(UPDATES, 0.0) | {"iteration": i}], (returns[i], lengths[i]))
     log.close()
     assert open_run(collect.collect(source, tmp_path / "without")).population is None
     found = open_run(collect.collect(source, tmp_path / "with", population=True)).population

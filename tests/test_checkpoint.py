@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iwes_mpi import checkpoint, obs_stats
-from iwes_mpi.checkpoint import Checkpoint, CheckpointError, CheckpointWarning
-from iwes_mpi.config import Config
-from iwes_mpi.optimizers import OptimizerState
-from iwes_mpi.state import State
+from iwes_mpi.files import checkpoint
+from iwes_mpi.files.checkpoint import Checkpoint, CheckpointError, CheckpointWarning
+from iwes_mpi.method.optimizers import OptimizerState
+from iwes_mpi.method.state import State
+from iwes_mpi.policy import obs_stats
+from iwes_mpi.settings.config import Config
 
 
 def example(iteration: int = 7, d: int = 40) -> Checkpoint:

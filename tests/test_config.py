@@ -11,7 +11,10 @@ import typing
 import numpy as np
 import pytest
 
-from iwes_mpi.config import Config, ConfigError, build_parser, flag, load_preset, load_toml, parse, preset_names
+from iwes_mpi.settings.command_line import build_parser, flag, parse
+from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.sources import load_preset, load_toml, preset_names
+from iwes_mpi.settings.wrong_input import WrongInput
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 HINTS = typing.get_type_hints(Config)
@@ -277,7 +280,7 @@ BAD_FLAGS = {
 
 def refused(call):
     """The one line that a wrong input gives."""
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(WrongInput) as error:
         call()
     text = str(error.value)
     assert text.splitlines() == [text]
@@ -351,7 +354,7 @@ def test_wrong_files_give_one_line_that_names_file_and_setting(tmp_path, content
 
 def test_a_misspelt_setting_is_recognised(tmp_path):
     (tmp_path / "mine.toml").write_text("learning_rat = 0.1\n")
-    with pytest.raises(ConfigError, match="did you mean learning_rate"):
+    with pytest.raises(WrongInput, match="did you mean learning_rate"):
         load_toml(tmp_path / "mine.toml")
 
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from iwes_mpi import console
-from iwes_mpi.config import Config
+from iwes_mpi.settings.config import Config
+from iwes_mpi.shown import console
 
 
 @pytest.fixture

@@ -9,9 +9,12 @@ import launch
 import numpy as np
 import pytest
 
-from iwes_mpi import runlog
-from iwes_mpi.config import Config
-from iwes_mpi.runlog import LOG, LogWriter
+from iwes_mpi.files.columns import TABLES
+from iwes_mpi.files.log import LOG, LogWriter
+
+# FIXME runlog._ROWS_PER_CHUNK
+from iwes_mpi.files.provenance import provenance
+from iwes_mpi.settings.config import Config
 
 RANKS = int(os.environ.get("IWES_ENDURANCE_RANKS", "4"))  # 16 take minutes on two cores
 ITERATIONS, SETTLED, EVERY = 500, 50, 50
@@ -81,16 +84,16 @@ def test_500_iterations_hold_on_to_nothing(tmp_path: Path) -> None:
 def test_the_log_grows_by_the_same_with_every_iteration(tmp_path: Path) -> None:
     """Room is made for many rows at once: counted over whole lots of them."""
     lot = runlog._ROWS_PER_CHUNK
-    log = LogWriter(tmp_path / LOG, runlog.provenance(Config(), "an MPI", 1, 1), None, None)
+    log = LogWriter(tmp_path / LOG, provenance(Config(), "an MPI", 1, 1), None, None)
     sizes = []
     for iteration in range(4 * lot):
-        updates = [{name: 1.0 for name in runlog.TABLES["updates"]} | {"iteration": iteration}] * 2
-        log.append(dict.fromkeys(runlog.TABLES["iterations"], 1.0) | {"iteration": iteration}, updates, ())
+        updates = [{name: 1.0 for name in TABLES["updates"]} | {"iteration": iteration}] * 2
+        log.append(dict.fromkeys(TABLES["iterations"], 1.0) | {"iteration": iteration}, updates, ())
         if iteration % lot == lot - 1:
             log.sync()
             sizes.append((tmp_path / LOG).stat().st_size)
     log.close()
     growth = np.diff(sizes) / lot  # bytes per iteration
-    rows = 8 * (len(runlog.TABLES["iterations"]) + 2 * len(runlog.TABLES["updates"]))
+    rows = 8 * (len(TABLES["iterations"]) + 2 * len(TABLES["updates"]))
     assert np.all(growth < 1.1 * rows), growth
     assert np.all(growth > 0.9 * rows), growth

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import reference
 
-from iwes_mpi import es, kernels, mpi, obs_stats, policy, shaping
-from iwes_mpi import state as states
-from iwes_mpi.config import Config
-from iwes_mpi.rollouts import Episode
+from iwes_mpi.method import es, kernels
+from iwes_mpi.method import state as states
+from iwes_mpi.mpi.group import split
+from iwes_mpi.policy import network, obs_stats
+from iwes_mpi.rollouts.episode import Episode
+from iwes_mpi.settings.config import Config
 
 LENGTH = 10  # steps of every fake episode
 
@@ -22,7 +24,7 @@ class FakeRunner:
     description = "a fake"
 
     def __init__(self, objective, sizes=(5, 7, 3)):
-        self.network = policy.layout(sizes[0], sizes[1:-1], sizes[-1])
+        self.network = network.layout(sizes[0], sizes[1:-1], sizes[-1])
         self.objective = objective
         self.tasks, self.observations = [], []
 
@@ -51,7 +53,7 @@ def smooth(theta, rng):
 
 
 class NeverStop:
-    """In place of `mpi.StopFlag`, which takes over the process's signals."""
+    """In place of `StopFlag`, which takes over the process's signals."""
 
     @staticmethod
     def pending():
@@ -270,7 +272,7 @@ class ThreadGroup:
         self.rank, self.size, self._shared = rank, size, shared
 
     def slice(self, n):
-        return mpi.split(n, self.size, self.rank)
+        return split(n, self.size, self.rank)
 
     def _gather(self, value):
         self._shared.slots[self.rank] = value

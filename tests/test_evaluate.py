@@ -10,12 +10,16 @@ import launch
 import numpy as np
 import pytest
 
-from iwes_mpi import checkpoint, evaluate, film
-from iwes_mpi.config import Config, ConfigError
-from iwes_mpi.launching import run_body
-from iwes_mpi.rollouts import EpisodeTask, open_runner
-from iwes_mpi.seeding import Stream, generator
-from iwes_mpi.state import initial_state
+from iwes_mpi import evaluate
+from iwes_mpi.files import checkpoint
+from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.method.state import initial_state
+from iwes_mpi.mpi.program import run_body
+from iwes_mpi.rollouts.choose import open_runner
+from iwes_mpi.rollouts.episode import EpisodeTask
+from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.wrong_input import WrongInput
+from iwes_mpi.shown import film
 
 
 def make_checkpoint(run_dir: Path, **settings) -> Path:
@@ -221,7 +225,7 @@ def test_mujoco_off_screen(world, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MUJOCO_GL")
     try:
         film.choose_renderer()
-    except ConfigError as error:
+    except WrongInput as error:
         pytest.skip(str(error))
     run_dir = make_checkpoint(tmp_path / "run", env_id="Hopper-v5", max_episode_steps=7)
     code, _, err = answer(world, capsys, run_dir, "--episodes", "1", "--video", tmp_path / "hopper.mp4")
@@ -239,7 +243,7 @@ def test_the_camera_follows_a_robot_that_runs_away(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     try:
         film.choose_renderer()
-    except ConfigError as error:
+    except WrongInput as error:
         pytest.skip(str(error))
     env = film.open_camera(Config(env_id="HalfCheetah-v5"))
     sizes = []
@@ -287,7 +291,7 @@ def test_what_cannot_be_filmed_is_refused_in_one_line_before_work(world, picture
 @pytest.mark.parametrize(("suffix", "module"), [(".mp4", "imageio_ffmpeg"), (".gif", "PIL")])
 def test_what_is_missing_is_named(pictured, tmp_path, monkeypatch, suffix, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=rf"needs {module} .*pip install 'iwes_mpi\[video\]'"):
+    with pytest.raises(WrongInput, match=rf"needs {module} .*pip install 'iwes_mpi\[video\]'"):
         film.Studio(checkpoint.load_newest(pictured).config, tmp_path / f"film{suffix}")
 
 
@@ -325,12 +329,12 @@ def test_renderers_are_tried_in_turn(monkeypatch):
     assert tried == ["egl", "osmesa"]
     works.clear()
     monkeypatch.delenv("MUJOCO_GL")
-    with pytest.raises(ConfigError, match=r"--video: .*egl: no egl!; osmesa: no osmesa!.*libegl1") as error:
+    with pytest.raises(WrongInput, match=r"--video: .*egl: no egl!; osmesa: no osmesa!.*libegl1") as error:
         film.choose_renderer()
     assert "\n" not in str(error.value)
     assert "MUJOCO_GL" not in os.environ
     monkeypatch.setenv("MUJOCO_GL", "glfw")
-    with pytest.raises(ConfigError, match=r"glfw: no glfw!.*MUJOCO_GL"):
+    with pytest.raises(WrongInput, match=r"glfw: no glfw!.*MUJOCO_GL"):
         film.choose_renderer()
     assert tried[4:] == ["glfw"]
     works.update(("egl", "glfw"))

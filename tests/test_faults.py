@@ -18,8 +18,13 @@ import numpy as np
 import pytest
 from test_training import assert_same_bits
 
-from iwes_mpi import mpi, open_run
-from iwes_mpi.checkpoint import CURRENT
+from iwes_mpi import open_run
+from iwes_mpi.files.checkpoint import CURRENT
+
+# FIXME mpi.LastWords
+from iwes_mpi.mpi.faults import Neighbour
+from iwes_mpi.mpi.group import alone
+from iwes_mpi.mpi.launch import launch
 
 pytestmark = pytest.mark.mpi
 
@@ -86,7 +91,10 @@ def test_theta_that_diverges_is_said_once(where: str, tmp_path: Path) -> None:
 
 MUTE = """
 import sys, time
-from iwes_mpi import mpi
+# FIXME mpi.LastWords
+from iwes_mpi.mpi.faults import Neighbour
+from iwes_mpi.mpi.group import alone
+from iwes_mpi.mpi.launch import launch
 
 class Broken:
     def write(self, text): raise BrokenPipeError
@@ -99,7 +107,7 @@ def main(world):
     while True:
         time.sleep(0.01)
 
-mpi.launch(main)
+launch(main)
 """
 
 
@@ -121,7 +129,7 @@ class _Pair:
         space = os.stat("/proc/self/ns/pid").st_ino
         comm = SimpleNamespace(allgather=lambda mine: [mine, (1, other, space)])
         self.node = SimpleNamespace(rank=0, size=2, comm=comm, rest_until_all=lambda: None)
-        self.last_words = mpi.LastWords(mpi.alone())
+        self.last_words = mpi.LastWords(alone())
         self.aborted = threading.Event()
 
     def abort(self, code: int) -> None:
@@ -133,14 +141,14 @@ def test_a_rank_that_dies_is_noticed_whatever_the_launcher(capfd: pytest.Capture
     for leaving, said in ((False, False), (False, True), (True, False)):
         with subprocess.Popen(["sleep", "60"]) as other:
             world = _Pair(other.pid)
-            neighbour = mpi.Neighbour(world)  # type: ignore[arg-type]
+            neighbour = Neighbour(world)  # type: ignore[arg-type]
             assert not world.aborted.wait(0.3)
             if leaving:
                 neighbour.leave()
             if said:  # why the job ends: by the other rank
                 assert world.last_words.be_first()
             other.kill()
-        assert world.aborted.wait(mpi.Neighbour.PATIENCE + (0.5 if leaving else 10)) is not leaving
+        assert world.aborted.wait(Neighbour.PATIENCE + (0.5 if leaving else 10)) is not leaving
         told = "iwes_mpi: rank 1 of 2 died without a word"
         assert capfd.readouterr().err.count(told) == (not leaving and not said)
         world.last_words.free()
@@ -150,8 +158,8 @@ def test_a_rank_that_is_dead_before_it_is_watched_is_noticed(capfd: pytest.Captu
     with subprocess.Popen(["true"]) as other:
         other.wait()
         world = _Pair(other.pid)
-        mpi.Neighbour(world)  # type: ignore[arg-type]
-        assert world.aborted.wait(mpi.Neighbour.PATIENCE + 10)
+        Neighbour(world)  # type: ignore[arg-type]
+        assert world.aborted.wait(Neighbour.PATIENCE + 10)
     assert "iwes_mpi: rank 1 of 2 died without a word" in capfd.readouterr().err
     world.last_words.free()
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import reference
 
-from iwes_mpi import kernels
-from iwes_mpi.jit import float_bits, kernel
+from iwes_mpi.compiled.jit import float_bits, kernel
+from iwes_mpi.method import kernels
 
 DIMENSIONS = (11_848, 96_520, 324_104)  # the paper's policies of 64, 256 and 512 hidden units
 METHODS = range(len(kernels.WEIGHT_KERNELS))

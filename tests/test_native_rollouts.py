@@ -15,12 +15,16 @@ import launch
 import numpy as np
 import pytest
 
-from iwes_mpi import open_run, policy
-from iwes_mpi.config import Config, ConfigError
-from iwes_mpi.jit import kernel
-from iwes_mpi.rollouts import Episode, EpisodeTask, generators, open_runner
+from iwes_mpi import open_run
+from iwes_mpi.compiled.jit import kernel
+from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.policy import network
+from iwes_mpi.rollouts import generators
+from iwes_mpi.rollouts.choose import open_runner
+from iwes_mpi.rollouts.episode import Episode, EpisodeTask
 from iwes_mpi.rollouts.tasks import TASKS, dot_fuses, norm, power, sum_clipped_squares, sum_squares
-from iwes_mpi.seeding import Stream, generator
+from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.wrong_input import WrongInput
 
 EPISODES = 20
 UNCUT = os.environ.get("IWES_FULL_EPISODES") == "1"  # every case's episodes up to the task's own time limit: minutes
@@ -142,7 +146,7 @@ class Pair:
         """Run an episode of a random policy in both: what came of it, and their traces."""
         rng = np.random.default_rng(sample)
         size = int(self.network.sizes[0])
-        theta = (scale * policy.initial_parameters(self.network, rng)).astype(np.float32)
+        theta = (scale * network.initial_parameters(self.network, rng)).astype(np.float32)
         theta += rng.normal(scale=0.1, size=theta.size).astype(np.float32)
         normaliser = np.stack([rng.normal(size=size), rng.uniform(0.5, 2.0, size=size)])
 
@@ -226,9 +230,11 @@ COUNT_ALLOCATIONS = """
 import json, sys, warnings
 import numpy as np
 from numba.core.runtime import rtsys
-from iwes_mpi.config import Config
-from iwes_mpi.rollouts import EpisodeTask, open_runner
-from iwes_mpi.seeding import Stream, generator
+from iwes_mpi.settings.config import Config
+from iwes_mpi.rollouts.episode import EpisodeTask
+from iwes_mpi.rollouts.choose import open_runner
+from iwes_mpi.method.seeding import Stream
+from iwes_mpi.method.seeding import generator
 
 warnings.simplefilter("ignore")
 found = []
@@ -381,12 +387,12 @@ def test_what_the_rules_do_not_know_runs_through_gymnasium() -> None:
             runner = open_runner(Config(**settings))
             assert runner.description == f"{settings['env_id']} through Gymnasium"
             runner.close()
-            with pytest.raises(ConfigError, match=r"^--rollouts: .* cannot run natively: .") as refusal:
+            with pytest.raises(WrongInput, match=r"^--rollouts: .* cannot run natively: .") as refusal:
                 open_runner(Config(**settings, rollouts="native"))
             assert "\n" not in str(refusal.value)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "Hopper-v5", TASKS["HalfCheetah-v5"])  # an id that stands for another class
-        with pytest.raises(ConfigError, match="HopperEnv"):
+        with pytest.raises(WrongInput, match="HopperEnv"):
             open_runner(Config(env_id="Hopper-v5", rollouts="native"))
 
 
@@ -442,7 +448,7 @@ def test_the_seed_is_the_generators_first_integer() -> None:
 @pytest.mark.parametrize("hidden", [(), (1,), (15, 16), (17, 63), (64, 65), (100, 127), (128, 200), (256, 333, 5)])
 @pytest.mark.parametrize(("obs_size", "action_size"), [(1, 1), (9, 8), (30, 17)])
 def test_every_width_of_layer(hidden: tuple[int, ...], obs_size: int, action_size: int) -> None:
-    network = policy.layout(obs_size, hidden, action_size)
+    network = network.layout(obs_size, hidden, action_size)
     rng = np.random.default_rng(1)
     theta = rng.normal(scale=0.3, size=network.n_parameters + 1).astype(np.float32)
     obs = rng.normal(size=obs_size).astype(np.float32)
@@ -454,11 +460,11 @@ def test_every_width_of_layer(hidden: tuple[int, ...], obs_size: int, action_siz
         values = np.tanh(values) if layer < len(hidden) else values
     outputs = []
     for shift in (0, 1):  # aligned in memory, and not
-        aligned = policy.empty_parameters(network.n_parameters + 1)
+        aligned = network.empty_parameters(network.n_parameters + 1)
         aligned[shift : shift + network.n_parameters] = theta[:-1]
         scratch, out = network.scratch(), np.full(action_size + 2, 7.0, dtype=np.float32)
         scratch[0, :obs_size] = obs
-        policy.forward(network.sizes, aligned[shift : shift + network.n_parameters], scratch, out[1:-1])
+        network.forward(network.sizes, aligned[shift : shift + network.n_parameters], scratch, out[1:-1])
         np.testing.assert_allclose(out[1:-1], values, rtol=2e-5, atol=2e-5)
         assert out[0] == out[-1] == 7.0
         outputs.append(out.tobytes())
@@ -467,7 +473,7 @@ def test_every_width_of_layer(hidden: tuple[int, ...], obs_size: int, action_siz
 
 def test_parameters_are_aligned() -> None:
     for n in (1, 5, 1000):
-        parameters = policy.empty_parameters(n)
+        parameters = network.empty_parameters(n)
         assert parameters.shape == (n,)
         assert parameters.dtype == np.float32
         assert parameters.ctypes.data % 64 == 0

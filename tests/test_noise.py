@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iwes_mpi import kernels
-from iwes_mpi import noise as noise_module
-from iwes_mpi.config import Config, ConfigError
-from iwes_mpi.noise import FILL_BLOCK, NoiseTable, choose_size
-from iwes_mpi.seeding import Stream, generator
+from iwes_mpi.method import kernels
+from iwes_mpi.method import noise as noise_module
+from iwes_mpi.method.noise import FILL_BLOCK, NoiseTable, choose_size
+from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.wrong_input import WrongInput
 
 SIZE = 5 * FILL_BLOCK + 123  # not a whole number of blocks
 
@@ -105,14 +106,14 @@ def test_one_copy_per_node():
 
 
 def test_too_small_for_the_policy(world):
-    with pytest.raises(ConfigError, match=r"--noise-table-size: 23695 .* 11848 .* 23696"):
+    with pytest.raises(WrongInput, match=r"--noise-table-size: 23695 .* 11848 .* 23696"):
         choose_size(Config(noise_table_size=23_695), world, 11_848)
     assert choose_size(Config(noise_table_size=23_696), world, 11_848) == (23_696, None)
 
 
 def test_too_large_for_the_node(world, monkeypatch):
     monkeypatch.setattr(noise_module, "available_bytes", lambda: 4_000_000)
-    with pytest.raises(ConfigError, match=r"--noise-table-size: 1000001 numbers .* 0\.00 GB"):
+    with pytest.raises(WrongInput, match=r"--noise-table-size: 1000001 numbers .* 0\.00 GB"):
         choose_size(Config(noise_table_size=1_000_001), world, 10)
     assert choose_size(Config(noise_table_size=1_000_000), world, 10)[0] == 1_000_000
 
@@ -126,7 +127,7 @@ def test_default_is_cut_where_memory_is_short(world, monkeypatch):
     assert "250000000" in notice
     assert "40000000" in notice
     assert "\n" not in notice
-    with pytest.raises(ConfigError, match="--noise-table-size"):
+    with pytest.raises(WrongInput, match="--noise-table-size"):
         choose_size(Config(), world, 30_000_000)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from iwes_mpi import obs_stats
-from iwes_mpi.obs_stats import ObsStats
+from iwes_mpi.policy import obs_stats
+from iwes_mpi.policy.obs_stats import ObsStats
 
 
 def of(sample):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from iwes_mpi import optimizers
+from iwes_mpi.method import optimizers
 
 D = 40
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from synthetic import NO_POPULATION, make_run, open_log, rows
 
 from iwes_mpi import open_run, plot
-from iwes_mpi.config import Config, ConfigError
+from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.wrong_input import WrongInput
 
 
 def runs_of(folder, iterations=20, **variants):
@@ -339,7 +340,7 @@ def test_a_sweep_that_is_going_on_is_drawn_without_what_cannot_be_read(tmp_path,
     for note, name in zip(notes, ("damaged", "no rows", "not started", "notes.txt"), strict=True):
         assert note.startswith("iwes_mpi.plot: left out: ")
         assert name in note
-    with pytest.raises(ConfigError, match=r"nothing to plot: .*damaged.* \(and 1 more\)$"):
+    with pytest.raises(WrongInput, match=r"nothing to plot: .*damaged.* \(and 1 more\)$"):
         plot.read_runs([str(tmp_path / "damaged"), str(tmp_path / "no rows")])
     assert capsys.readouterr().err == "", "the error says it all"
 
@@ -363,7 +364,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys):
         ([empty, *output], "nothing to plot"),
         ([run, "--colour", *output], "--colour"),
     ):
-        with pytest.raises(ConfigError) as error:
+        with pytest.raises(WrongInput) as error:
             plot.main(arguments)
         assert named in str(error.value)
         assert "\n" not in str(error.value)
@@ -381,5 +382,5 @@ def test_without_runs_the_program_ends_with_two():
 
 def test_without_matplotlib_it_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ConfigError, match=r"pip install 'iwes_mpi\[plot\]'"):
+    with pytest.raises(WrongInput, match=r"pip install 'iwes_mpi\[plot\]'"):
         plot.main([str(make_run(tmp_path / "run", 1)), "-o", str(tmp_path / "x.png")])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import reference
 
-from iwes_mpi import policy
-from iwes_mpi.config import parse
-from iwes_mpi.jit import kernel
-from iwes_mpi.rollouts import open_runner
-from iwes_mpi.seeding import Stream, generator
+from iwes_mpi.compiled.jit import kernel
+from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.policy import network
+from iwes_mpi.rollouts.choose import open_runner
+from iwes_mpi.settings.command_line import parse
 
 SHAPES = [(3, (), 2), (1, (1,), 1), (4, (5,), 3), (17, (32, 32), 6), (111, (64, 64), 8), (7, (9, 3, 13), 5)]
 IDENTITY = 0.0, 1.0  # mean and inverse deviation
@@ -24,14 +24,14 @@ def act(network, theta, obs, clip=5.0, norm=None):
     obs = np.asarray(obs, dtype=float)
     out = np.full(int(network.sizes[-1]), np.nan, dtype=np.float32)
     norm = normaliser(obs.size) if norm is None else norm
-    finite = policy.act(network.sizes, theta.astype(np.float32), norm, clip, network.scratch(), obs, out)
+    finite = network.act(network.sizes, theta.astype(np.float32), norm, clip, network.scratch(), obs, out)
     return out, finite
 
 
 @pytest.mark.parametrize(("obs_size", "hidden", "action_size"), SHAPES)
 def test_forward_is_the_network(obs_size, hidden, action_size):
     """Within 1e-5 of float64: rounding to float32, and the approximation of tanh."""
-    network = policy.layout(obs_size, hidden, action_size)
+    network = network.layout(obs_size, hidden, action_size)
     rng = np.random.default_rng(obs_size)
     for scale in (0.1, 1.0, 3.0):
         theta = (rng.standard_normal(network.n_parameters) * scale / np.sqrt(obs_size)).astype(np.float32)
@@ -46,7 +46,7 @@ def test_forward_is_the_network(obs_size, hidden, action_size):
 
 def test_hidden_units_are_tanh():
     """One unit, weight 1: the output is tanh of the input, over its whole range."""
-    network = policy.layout(1, (1,), 1)
+    network = network.layout(1, (1,), 1)
     theta = np.array([1.0, 0.0, 1.0, 0.0])
     for x in np.concatenate([np.linspace(-12, 12, 2001), [0.0, 1e-30, -1e-8, 1e4, -1e4]]).astype(np.float32):
         found, _ = act(network, theta, [x], clip=1e9)
@@ -56,21 +56,21 @@ def test_hidden_units_are_tanh():
 
 def test_the_result_depends_on_its_arguments_alone():
     """Working memory left by other calls, of larger values, changes no bit."""
-    network = policy.layout(7, (9, 3, 13), 5)
+    network = network.layout(7, (9, 3, 13), 5)
     rng = np.random.default_rng(0)
     theta, obs = rng.standard_normal(network.n_parameters).astype(np.float32), rng.standard_normal(7)
     results = set()
     for fill in (0.0, 1e30, np.nan):
         scratch, out = network.scratch(), np.full(5, fill, dtype=np.float32)
         scratch[:] = fill
-        policy.act(network.sizes, theta, normaliser(7), 5.0, scratch, obs, out)
+        network.act(network.sizes, theta, normaliser(7), 5.0, scratch, obs, out)
         results.add(out.tobytes())
     assert len(results) == 1
 
 
 def test_observations_are_normalised_and_clipped():
     """A linear policy with unit weights shows what it is given."""
-    network = policy.layout(4, (), 4)
+    network = network.layout(4, (), 4)
     theta = np.concatenate([np.eye(4).ravel(), np.zeros(4)])
     norm = np.array([[1.0, 2.0, 3.0, -4.0], [1.0, 0.5, 10.0, 2.0]])
     obs = np.array([1.5, -1.0, 30.0, -40.0])
@@ -81,7 +81,7 @@ def test_observations_are_normalised_and_clipped():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("position", [0, 5, 10])
 def test_an_observation_that_is_not_finite_is_refused(bad, position):
-    network = policy.layout(11, (4,), 2)
+    network = network.layout(11, (4,), 2)
     obs = np.zeros(11)
     obs[position] = bad
     assert not act(network, np.ones(network.n_parameters), obs)[1]
@@ -89,7 +89,7 @@ def test_an_observation_that_is_not_finite_is_refused(bad, position):
 
 @kernel
 def _noisy(rng, scale, low, high, action):
-    policy.add_noise(rng, scale, low, high, action)
+    network.add_noise(rng, scale, low, high, action)
 
 
 def test_action_noise():
@@ -112,8 +112,8 @@ def test_action_noise():
 @pytest.mark.parametrize(("obs_size", "hidden", "action_size"), SHAPES)
 def test_initial_parameters(obs_size, hidden, action_size):
     """Incoming weights of norm 1 (hidden) and 0.01 (output), of random direction; biases 0; every one used."""
-    network = policy.layout(obs_size, hidden, action_size)
-    theta = policy.initial_parameters(network, generator(3, Stream.INITIALISATION))
+    network = network.layout(obs_size, hidden, action_size)
+    theta = network.initial_parameters(network, generator(3, Stream.INITIALISATION))
     sizes = [obs_size, *hidden, action_size]
     assert theta.dtype == np.float64
     assert theta.size == network.n_parameters == sum((a + 1) * b for a, b in itertools.pairwise(sizes))
@@ -124,7 +124,7 @@ def test_initial_parameters(obs_size, hidden, action_size):
         np.testing.assert_allclose(norms, 1.0 if layer < len(hidden) else 0.01, rtol=1e-12)
         assert not bias.any()
         assert inputs < 4 or abs(weights.mean()) < 4 * weights.std() / np.sqrt(weights.size)
-    again = policy.initial_parameters(network, generator(3, Stream.INITIALISATION))
+    again = network.initial_parameters(network, generator(3, Stream.INITIALISATION))
     assert theta.tobytes() == again.tobytes()
 
 

@@ -14,20 +14,26 @@ import numpy as np
 import pytest
 
 import iwes_mpi
-from iwes_mpi import runlog
-from iwes_mpi.config import Config, ConfigError
-from iwes_mpi.runlog import LogError, LogWriter
+from iwes_mpi.files.columns import TABLES
+from iwes_mpi.files.log import LogWriter
+from iwes_mpi.files.provenance import provenance
+from iwes_mpi.files.reader import LogError, empty_population, read_table
+
+# FIXME runlog.recorded_config
+from iwes_mpi.files.record import CONFIG, write_config
+from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.wrong_input import WrongInput
 
 CONFIG = Config(n_pairs=3, seed=2**64 - 1)
 
 
 def row_of(table: str, iteration: int) -> dict[str, float]:
     """A row whose every value follows from the iteration."""
-    return {name: (iteration * 7 + k) % 200 for k, name in enumerate(runlog.TABLES[table])} | {"iteration": iteration}
+    return {name: (iteration * 7 + k) % 200 for k, name in enumerate(TABLES[table])} | {"iteration": iteration}
 
 
 def write(path: Path, rows: int, **options: object) -> LogWriter:
-    log = LogWriter(path, runlog.provenance(CONFIG, "an MPI", 4, 2), **options)
+    log = LogWriter(path, provenance(CONFIG, "an MPI", 4, 2), **options)
     for iteration in range(rows):
         returns = np.arange(6.0).reshape(3, 2) + iteration
         log.append(row_of("iterations", iteration), [row_of("updates", iteration)] * 2, (returns, returns.astype("i8")))
@@ -35,7 +41,7 @@ def write(path: Path, rows: int, **options: object) -> LogWriter:
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    write(tmp_path / "log.h5", 5, population=runlog.empty_population(0)).close()
+    write(tmp_path / "log.h5", 5, population=empty_population(0)).close()
     run = iwes_mpi.open_run(tmp_path)
     assert run.config == CONFIG
     assert run.attrs["seed"] == 2**64 - 1
@@ -59,7 +65,7 @@ def test_theta_digests_keep_all_64_bits(tmp_path: Path) -> None:
 def test_every_column_says_what_it_is(tmp_path: Path) -> None:
     import h5py
 
-    write(tmp_path / "log.h5", 1, population=runlog.empty_population(0)).close()
+    write(tmp_path / "log.h5", 1, population=empty_population(0)).close()
     with h5py.File(tmp_path / "log.h5") as file:
         assert file.attrs["format"] == "iwes-mpi/1"
         for group in file.values():
@@ -124,7 +130,7 @@ def test_not_logs(tmp_path: Path) -> None:
 def said_of(path: Path) -> str:
     """What is said of a log that cannot be read, after its name."""
     with pytest.raises(LogError) as error:
-        runlog.read_table(path, "iterations")
+        read_table(path, "iterations")
     return str(error.value).removeprefix(f"{path} ")
 
 
@@ -168,7 +174,7 @@ _READ_MUTATIONS = """
 import random, sys, warnings
 from pathlib import Path
 import iwes_mpi
-from iwes_mpi.runlog import LogError
+from iwes_mpi.files.reader import LogError
 folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 data = (folder / "log.h5").read_bytes()
 place = folder / sys.argv[2]
@@ -228,8 +234,8 @@ def test_logs_cut_short_load_or_give_one_line(tmp_path: Path, monkeypatch: pytes
 
 def test_a_damaged_config_loads_or_gives_one_line(tmp_path: Path) -> None:
     """Cut off at every tenth byte, and with random bytes changed."""
-    runlog.write_config(tmp_path, CONFIG)
-    path = tmp_path / runlog.CONFIG
+    write_config(tmp_path, CONFIG)
+    path = tmp_path / CONFIG
     data, rng = path.read_bytes(), random.Random(7)
     refused: list[str] = []
     for number in range(1000 + len(data) // 10):
@@ -239,7 +245,7 @@ def test_a_damaged_config_loads_or_gives_one_line(tmp_path: Path) -> None:
         path.write_bytes(mutated)
         try:
             runlog.recorded_config(tmp_path)
-        except ConfigError as error:
+        except WrongInput as error:
             refused.append(str(error))
     assert len(refused) > 500
     assert not any("\n" in message for message in refused)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iwes_mpi.seeding import MAX_SEED, Stream, _Key, generator
+from iwes_mpi.method.seeding import Stream, _Key, generator
+from iwes_mpi.settings.values import MAX_SEED
 
 EDGES = (0, 1, 2, 3, 2**32 - 1, 2**32, 2**63, MAX_SEED)
 

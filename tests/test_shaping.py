@@ -5,8 +5,6 @@ import pytest
 import reference
 from scipy import stats
 
-from iwes_mpi import shaping
-
 rng = np.random.default_rng(12)
 SAMPLES = {
     "distinct": rng.standard_normal((50, 2)),

@@ -8,7 +8,8 @@ from pathlib import Path
 import launch
 import pytest
 
-from iwes_mpi import compile_cache, open_run
+from iwes_mpi import open_run
+from iwes_mpi.compiled import cache as compile_cache
 
 pytestmark = pytest.mark.mpi
 
@@ -17,7 +18,7 @@ LITTLE = [*launch.SMALL, "--n-pairs", "3", "--min-env-steps", "0", "--iterations
 WATCH = """
 import os
 from numba.core.caching import IndexDataCacheFile
-from iwes_mpi.compile_cache import OnceOnly
+from iwes_mpi.compiled.cache import OnceOnly
 def compiled(self, sig, data, original=OnceOnly.save_overload):
     with open(os.environ["WRITES"], "a") as log:
         log.write(f"{os.getpid()} compiled {self._py_func.__name__}\\n")

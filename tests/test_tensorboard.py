@@ -12,11 +12,13 @@ from synthetic import rows
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from iwes_mpi import open_run, tensorboard
-from iwes_mpi.config import Config, ConfigError
-from iwes_mpi.console import open_display
-from iwes_mpi.es import Report
-from iwes_mpi.state import State
+from iwes_mpi import open_run
+from iwes_mpi.method.report import Report
+from iwes_mpi.method.state import State
+from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.wrong_input import WrongInput
+from iwes_mpi.shown import tensorboard
+from iwes_mpi.shown.console import open_display
 from iwes_mpi.train import _plan
 
 
@@ -114,9 +116,7 @@ def test_a_full_disk_stops_the_writing_not_the_run(tmp_path, capsys):
 
 def test_without_the_extra_it_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(
-        ConfigError, match=r"^--tensorboard: needs tensorboardX .*pip install 'iwes_mpi\[tensorboard\]'"
-    ):
+    with pytest.raises(WrongInput, match=r"^--tensorboard: needs tensorboardX .*pip install 'iwes_mpi\[tensorboard\]'"):
         _plan(["--tensorboard", "--run-dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
     _plan(["--run-dir", str(tmp_path / "run")])

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from test_checkpoint import assert_equal, example
 
-from iwes_mpi import checkpoint, open_run
-from iwes_mpi.checkpoint import Checkpoint
-from iwes_mpi.config import Config
+from iwes_mpi import open_run
+from iwes_mpi.files import checkpoint
+from iwes_mpi.files.checkpoint import Checkpoint
+from iwes_mpi.settings.config import Config
 
 
 def at(iteration, keep):

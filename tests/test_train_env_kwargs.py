@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from iwes_mpi.config import Config, ConfigError
-from iwes_mpi.es import EvolutionStrategies
-from iwes_mpi.mpi import StopFlag
-from iwes_mpi.noise import NoiseTable
-from iwes_mpi.rollouts import EpisodeTask, open_runner
-from iwes_mpi.seeding import Stream, generator
-from iwes_mpi.state import initial_state
+from iwes_mpi.method.es import EvolutionStrategies
+from iwes_mpi.method.noise import NoiseTable
+from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.method.state import initial_state
+from iwes_mpi.mpi.stop import StopFlag
+from iwes_mpi.rollouts.choose import open_runner
+from iwes_mpi.rollouts.episode import EpisodeTask
+from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.wrong_input import WrongInput
 
 SMALL = {"hidden_sizes": (4,), "n_pairs": 3, "min_env_steps": 0, "n_eval": 3}
 NO_BONUS = {"healthy_reward": 0}
@@ -64,13 +66,13 @@ def test_they_go_over_env_kwargs():
     ],
 )
 def test_what_does_not_fit_is_refused(kwargs, part):
-    with pytest.raises(ConfigError, match=rf"^--train-env-kwargs: .*{part}") as error:
+    with pytest.raises(WrongInput, match=rf"^--train-env-kwargs: .*{part}") as error:
         open_runner(Config(env_id="Hopper-v5", train_env_kwargs=kwargs))
     assert "\n" not in str(error.value)
 
 
 def test_an_action_space_that_changes_is_refused():
-    with pytest.raises(ConfigError, match=r"^--train-env-kwargs: the action space must not change"):
+    with pytest.raises(WrongInput, match=r"^--train-env-kwargs: the action space must not change"):
         open_runner(Config(env_id="pictured:Actions-v0", train_env_kwargs={"n": 3}))
 
 

@@ -11,8 +11,10 @@ import pytest
 from rich.console import Console
 from synthetic import NO_POPULATION, make_run, open_log, rows
 
-from iwes_mpi import open_run, runlog, watch
-from iwes_mpi.config import Config, ConfigError
+from iwes_mpi import open_run, watch
+from iwes_mpi.files.reader import is_being_written
+from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.wrong_input import WrongInput
 
 
 def shown(view, run_dir, width=100, height=30, ascii_only=False):
@@ -72,7 +74,7 @@ def test_a_killed_run_is_told_from_a_stopped_one(tmp_path):
     run_dir = tmp_path / "run"
     command = [sys.executable, str(script), str(run_dir)]
     subprocess.run(command, timeout=60, env=launch.environment(), check=False)
-    assert runlog.is_being_written(run_dir / "log.h5")
+    assert is_being_written(run_dir / "log.h5")
     view = watch.look(run_dir, None, 1000)
     assert view.state == "running", "it may still be"
     later = watch.look(run_dir, view, 1119)
@@ -299,7 +301,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
         ([str(tmp_path), "--rows", "0"], "--rows"),
         ([str(tmp_path), "--x", "time"], "--x"),
     ):
-        with pytest.raises(ConfigError) as error:
+        with pytest.raises(WrongInput) as error:
             watch.main(arguments)
         assert named in str(error.value).lower()
     outcome = program(str(file))

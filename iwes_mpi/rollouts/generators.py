@@ -15,7 +15,7 @@ from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 from numba.np.random.generator_core import next_uint64
 
-from iwes_mpi.jit import kernel
+from iwes_mpi.compiled.jit import kernel
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype = ctypes.c_void_p

@@ -1,6 +1,6 @@
 """Episodes of Gymnasium's MuJoCo tasks at MuJoCo's own speed: one compiled call runs a whole episode.
 
-The call goes straight into libmujoco, holds no GIL and allocates nothing. It computes what `gym_env.GymRunner` does
+The call goes straight into libmujoco, holds no GIL and allocates nothing. It computes what `gym_runner.GymRunner` does
 through Gymnasium, with the same compiled policy and statistics, to the same bits. What a task observes and rewards
 is in `tasks`.
 """
@@ -17,12 +17,12 @@ from numba.core import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from iwes_mpi import obs_stats, policy
-from iwes_mpi.config import Config
-from iwes_mpi.jit import kernel
+from iwes_mpi.compiled.jit import kernel
+from iwes_mpi.policy import network, obs_stats
 from iwes_mpi.rollouts import generators, simulator
-from iwes_mpi.rollouts.base import Episode, EpisodeTask, Unsupported
+from iwes_mpi.rollouts.episode import Episode, EpisodeTask, Unsupported
 from iwes_mpi.rollouts.tasks import TASKS
+from iwes_mpi.settings.config import Config
 
 llvmlite.binding.load_library_permanently(str(simulator.library()))
 _MODEL_AND_DATA = types.void(types.intp, types.intp)
@@ -141,11 +141,11 @@ def run_episode(rules, sim, theta, normaliser, bitgen, action_noise, stats, trac
         if length < trace.shape[0]:
             trace[length, 0] = reward
             trace[length, 1:] = obs
-        if not policy.act(sim.sizes, theta, normaliser, sim.obs_clip, sim.scratch, obs, action):
+        if not network.act(sim.sizes, theta, normaliser, sim.obs_clip, sim.scratch, obs, action):
             return np.nan, length, False
         if stats.shape[0] > 0:
             obs_stats.observe(stats, obs)
-        policy.add_noise(noise, action_noise, sim.low, sim.high, action)
+        network.add_noise(noise, action_noise, sim.low, sim.high, action)
         for j in range(action.shape[0]):
             sim.ctrl[j] = action[j]
         memory = before(rules)
@@ -182,7 +182,7 @@ class NativeRunner:
     config : Config
         Shapes the policy.
     env : gymnasium.Env
-        From `gym_env.make_env`; its settings and its MuJoCo model are used, its methods are not.
+        From `environments.make_env`; its settings and its MuJoCo model are used, its methods are not.
 
     Raises
     ------
@@ -195,7 +195,7 @@ class NativeRunner:
         self._env, inner = env, env.unwrapped
         space: Any = env.action_space
         obs_size = env.observation_space.shape[0]
-        self.network = policy.layout(obs_size, config.hidden_sizes, space.shape[0])
+        self.network = network.layout(obs_size, config.hidden_sizes, space.shape[0])
         self.description = f"{config.env_id} natively in MuJoCo {simulator.version()}"
         self._obs_size, self._rules = obs_size, rules
         self._env_rng = np.random.Generator(np.random.PCG64(0))

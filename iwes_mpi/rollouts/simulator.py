@@ -35,7 +35,7 @@ def library() -> Path:
 
 def version() -> str:
     """MuJoCo's version."""
-    return mujoco.__version__
+    return str(mujoco.__version__)
 
 
 def silence() -> None:
@@ -56,4 +56,5 @@ def _ignore(message: Any) -> None:
 
 def instabilities(data: mujoco.MjData) -> NDArray[np.int32]:
     """Counters since the last reset of what makes an episode meaningless: a view of mjData, shape (3,)."""
-    return data.warning.number[UNSTABLE[0] : UNSTABLE[-1] + 1]
+    counters: NDArray[np.int32] = data.warning.number[UNSTABLE[0] : UNSTABLE[-1] + 1]
+    return counters

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iwes_mpi.jit import kernel, multiply_add
+from iwes_mpi.compiled.jit import kernel, multiply_add
 
 Vector = NDArray[np.float64]
 
@@ -94,7 +94,8 @@ def interval(value: Any) -> tuple[float, float]:
 
 def body(env: Any, name: int | str) -> Vector:
     """The position of a body, a view of mjData, shape (3,)."""
-    return env.data.body(name).xpos
+    position: Vector = env.data.body(name).xpos
+    return position
 
 
 @strict

@@ -1,0 +1,25 @@
+"""A population once it is evaluated: all that the estimator needs of it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwes_mpi.method.kernels import sum_squares
+
+
+class Batch(NamedTuple):
+    """Mirrored pairs x_{i±} = center ± sigma·epsilon_i and what they are worth; the same on every rank."""
+
+    center: NDArray[np.float64]  # (d,) theta^t, around which the pairs were drawn
+    sigma: float
+    starts: NDArray[np.int64]  # (n_pairs,) where each epsilon_i starts in the noise table
+    utilities: NDArray[np.float64]  # (n_pairs, 2) u_{i±}, the shaped returns
+
+    def delta(self, theta: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How far theta (d,) has moved from the center, in units of sigma."""
+        return (theta - self.center) / self.sigma
+
+    def kl(self, theta: NDArray[np.float64]) -> float:
+        """KL divergence of N(theta, sigma²I) from the distribution the pairs were drawn from, r²/2, in nats."""
+        return float(sum_squares(self.delta(theta))) / 2

@@ -1,0 +1,256 @@
+"""One iteration of IW-ES on the state of a run.
+
+Reads like the algorithm: evaluate a population around theta, shape its returns, then make up to 1 + K updates
+from it, the later ones reweighted by importance sampling (Campos et al. 2018, eqs. 3 and 4).
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwes_mpi.method import kernels, shapings
+from iwes_mpi.method.batch import Batch
+from iwes_mpi.method.estimator import Estimator
+from iwes_mpi.method.noise import NoiseTable
+from iwes_mpi.method.optimizers import optimizer_named
+from iwes_mpi.method.phases import Phase, Phases
+from iwes_mpi.method.report import Population, Report, Update
+from iwes_mpi.method.schedules import scheduled
+from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.method.state import State, digest
+from iwes_mpi.mpi.message import Message, counts, slots
+from iwes_mpi.mpi.queue import WorkQueue
+from iwes_mpi.mpi.stop import StopFlag
+from iwes_mpi.mpi.world import World
+from iwes_mpi.policy import network, obs_stats
+from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
+from iwes_mpi.settings.config import Config
+
+
+class Interrupted(Exception):
+    """A population was dropped unfinished because of a request to stop; the state is that before the iteration."""
+
+
+class Diverged(FloatingPointError):
+    """Theta is no longer finite, and the run is lost; known on every rank."""
+
+
+class EvolutionStrategies:
+    """IW-ES on all ranks: each makes the same updates from the exchanged returns.
+
+    With ``--weights-on`` a node or the root, the other ranks make none and receive theta before the next population.
+
+    Parameters
+    ----------
+    config : Config
+    world : World
+    runner : EpisodeRunner
+        This rank's environment.
+    noise : NoiseTable
+    state : State
+        Advanced in place by `iterate`; the same on every rank that makes updates.
+    stop : StopFlag
+        Looked at between episodes.
+    """
+
+    def __init__(
+        self, config: Config, world: World, runner: EpisodeRunner, noise: NoiseTable, state: State, stop: StopFlag
+    ):
+        self.config, self.world, self.runner, self.noise, self.state = config, world, runner, noise, state
+        self.phases = Phases()
+        self._optimizer = optimizer_named(config.optimizer)
+        self._queue = WorkQueue(world, config.schedule, stop)
+        self._theta32 = network.empty_parameters(state.theta.size)
+        self._estimator: Estimator | None = None
+        if (group := world.weights_group(config.weights_on)) is not None:
+            self._estimator = Estimator(
+                group, noise, self.phases, clip=config.clip, center=config.center, weight_kernel=config.weight_kernel
+            )
+
+    def iterate(self) -> Report:
+        """One iteration: a population, and the updates made from it. Collective.
+
+        Raises
+        ------
+        Interrupted
+            On every rank, if a request to stop came before the population was complete.
+        Diverged
+            On every rank, if an update made theta infinite or NaN. The state is of no use any more.
+        """
+        state, world = self.state, self.world
+        self._wait()
+        with self.phases(Phase.COMM):
+            world.broadcast(state.theta)  # ranks that took no part in the last updates learn theta here
+        population = self._evaluate()
+        before = state.theta.copy()
+        updates = self._update(population)
+        self._wait()  # ranks that take no part in the updates
+        for packed in population.observed:
+            state.obs = obs_stats.merge(state.obs, obs_stats.unpack(packed))
+        state.env_steps += int(population.lengths.sum())
+        state.episodes += population.returns.size
+        report = Report(
+            iteration=state.iteration,
+            env_steps=state.env_steps,
+            episodes=state.episodes,
+            population=population,
+            updates=updates,
+            sigma=self.sigma,
+            update_norm=kernels.norm(state.theta - before),
+            theta_norm=kernels.norm(state.theta),
+            theta_digest=digest(state.theta),
+            ranks=world.size,
+            seconds=self._share_seconds(),
+        )
+        state.iteration += 1
+        return report
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the perturbations in this iteration."""
+        config = self.config
+        return scheduled(
+            config.sigma_schedule, config.sigma, config.sigma_last, self.state.iteration, config.schedule_iterations
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """The optimizer's learning rate in this iteration."""
+        config = self.config
+        return scheduled(
+            config.learning_rate_schedule, config.learning_rate, config.learning_rate_last, self.state.iteration,
+            config.schedule_iterations,
+        )  # fmt: skip
+
+    def _wait(self) -> None:
+        """Wait for the other ranks, charged as idle time."""
+        with self.phases(Phase.IDLE):
+            self.world.barrier()
+
+    # -- updates ---------------------------------------------------------------------------------------------
+
+    def _update(self, population: Population) -> list[Update]:
+        """Up to 1 + K updates of theta from one population; returns those that were made, and one that was not."""
+        config, state = self.config, self.state
+        updates: list[Update] = []
+        if self._estimator is None or not np.isfinite(population.returns).any():
+            return updates
+        utilities = shapings.shape(population.returns, config.shaping)
+        batch = Batch(state.theta.copy(), self.sigma, population.starts, utilities)
+        for k in range(1 + config.iw_updates):
+            update = Update(state.iteration, k, kl=batch.kl(state.theta))
+            updates.append(update)
+            if k > 0 and update.kl > config.max_kl:
+                break
+            update.estimate = self._estimator.estimate([batch], state.theta)  # eqs. 3 and 4
+            gradient = update.estimate.gradient
+            if gradient is None or (k > 0 and update.estimate.ess < config.min_ess):
+                break
+            step = self._step(gradient)
+            update.accepted = True
+            update.grad_norm, update.update_norm = kernels.norm(gradient), kernels.norm(step)
+            if not self._is_finite():
+                break  # for `_share_seconds` to say on every rank
+        return updates
+
+    def _step(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Move theta up the gradient with the optimizer and weight decay; returns the step (d,)."""
+        config, state = self.config, self.state
+        with np.errstate(over="ignore", invalid="ignore"):  # it is said once, as Diverged
+            descent = config.l2 * state.theta - gradient
+            state.optimizer, step = self._optimizer.update(
+                state.optimizer, descent, self.learning_rate, config.momentum
+            )
+            state.theta += step
+        return step
+
+    def _is_finite(self) -> bool:
+        """Whether this rank's theta is finite, and its norm too."""
+        return math.isfinite(kernels.norm(self.state.theta))
+
+    # -- population ------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> Population:
+        """The population of this iteration: blocks of n_pairs until enough environment steps are made."""
+        blocks: list[Population] = []
+        steps = 0
+        while not blocks or (steps < self.config.min_env_steps and blocks[-1].lengths.any()):
+            blocks.append(self._evaluate_block(len(blocks) * self.config.n_pairs, 0 if blocks else self.config.n_eval))
+            steps += int(blocks[-1].lengths.sum())
+        return Population(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+
+    def _evaluate_block(self, first_pair: int, n_eval: int) -> Population:
+        """Evaluation episodes of theta, then one block of pairs, over all ranks as single-episode work items."""
+        config, iteration = self.config, self.state.iteration
+        n, d = config.n_pairs, self.state.theta.size
+        with self.phases(Phase.ROLLOUTS):
+            starts = self.noise.starts(config.seed, iteration, first_pair, n, d)
+            chosen = generator(config.seed, Stream.OBS_STATISTICS, iteration, first_pair).random(2 * n)
+            observe = np.flatnonzero(chosen < config.obs_stat_probability)
+            normaliser = self.state.obs.normaliser()
+            message = Message(
+                returns=slots(n_eval + 2 * n),
+                lengths=counts(n_eval + 2 * n),
+                observed=slots(observe.size, 1 + 2 * normaliser.shape[1]),
+                episodes_run=counts(1),
+            )
+            returns, lengths, observed = message["returns"], message["lengths"], message["observed"]
+            for is_population, item in self._queue.items(n_eval, 2 * n):
+                if not is_population:
+                    self._theta32[:] = self.state.theta
+                    rng = generator(config.seed, Stream.EVALUATION_EPISODE, iteration, item)
+                    slot, row = item, -1
+                else:
+                    rng = self._perturb(starts, first_pair, item)
+                    slot = n_eval + item
+                    row = int(np.searchsorted(observe, item))
+                    row = row if row < observe.size and observe[row] == item else -1
+                episode = self.runner.run(
+                    EpisodeTask(self._theta32, normaliser, rng, config.action_noise, row >= 0, not is_population)
+                )
+                returns[slot], lengths[slot] = episode.total_reward, episode.length
+                message["episodes_run"][0] += 1
+                if episode.obs_stats is not None and np.isfinite(episode.obs_stats).all():
+                    observed[row] = episode.obs_stats
+        self._wait()
+        with self.phases(Phase.COMM):
+            message.reduce(self.world)
+        if message["episodes_run"][0] < n_eval + 2 * n:
+            raise Interrupted
+        return Population(
+            starts, returns[n_eval:].reshape(n, 2), lengths[n_eval:].reshape(n, 2), observed,
+            returns[:n_eval], lengths[:n_eval],
+        )  # fmt: skip
+
+    def _perturb(self, starts: NDArray[np.int64], first_pair: int, item: int) -> np.random.Generator:
+        """Set theta32 to the parameters of population episode `item` of a block; returns its generator."""
+        pair, member = divmod(item, 2)
+        row = self.noise.values[starts[pair] : starts[pair] + self._theta32.size]
+        kernels.perturb(self.state.theta, self.sigma, row, 1.0 - 2.0 * member, self._theta32)
+        sample = first_pair + pair if self.config.common_random_numbers else 2 * first_pair + item
+        return generator(self.config.seed, Stream.POPULATION_EPISODE, self.state.iteration, sample)
+
+    # -- report ----------------------------------------------------------------------------------------------
+
+    def _share_seconds(self) -> dict[Phase, float]:
+        """Phase times as means over ranks. Collective. Whether theta is finite travels along: one exchange less.
+
+        Raises
+        ------
+        Diverged
+            On every rank, if theta is not finite on any.
+        """
+        config = self.config
+        message = Message(nanoseconds=counts(len(Phase)), diverged=counts(1))
+        message["nanoseconds"][:] = [round(1e9 * seconds) for seconds in self.phases.take().values()]
+        message["diverged"][0] = not self._is_finite()
+        with self.phases(Phase.COMM):
+            message.reduce(self.world)
+        if message["diverged"][0]:
+            raise Diverged(
+                f"theta is no longer finite in iteration {self.state.iteration}: `learning_rate` "
+                f"{config.learning_rate} is too large for `sigma` {config.sigma} and `shaping` {config.shaping}"
+            )
+        means = message["nanoseconds"] / (1e9 * self.world.size)
+        return dict(zip(Phase, means.tolist(), strict=True))

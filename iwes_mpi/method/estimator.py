@@ -1,0 +1,171 @@
+"""The estimator of Campos et al. (2018), eqs. 3 and 4, over all ranks.
+
+Notation (used throughout): a population was drawn around theta^t as x_{i±} = theta^t ± sigma·epsilon_i; by now theta
+has moved to theta^{t+k}; delta = (theta^{t+k} − theta^t) / sigma, shape (d,), and r = ‖delta‖.
+
+Importance weight, eq. 4, for both members of a mirrored pair from one dot product:
+
+    log c_{i±} = −r²/2 ± epsilon_i·delta
+
+Gradient, eq. 3 times sigma, with utilities u:
+
+    g = (1/Σc) Σ_i Σ_± c_{i±} u_{i±} (±epsilon_i − delta)
+      = (1/Σc) [ Σ_i (c_{i+} u_{i+} − c_{i−} u_{i−}) epsilon_i − (Σ c u) delta ]
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwes_mpi.method import kernels, weight_kernels
+from iwes_mpi.method.batch import Batch
+from iwes_mpi.method.exact_sums import ExactSums
+from iwes_mpi.method.kernels import Bounds, Pairs
+from iwes_mpi.method.mixture import Mixture
+from iwes_mpi.method.phases import Phase, Phases
+from iwes_mpi.mpi.group import Group
+
+Vector = NDArray[np.float64]
+
+_LOG_MAX = math.log(1.7e308)
+# The mean of c², in units of the exact sums, below which rounding would show in the effective sample size. Weights are
+# then a few millionths at most: the population says nothing about where theta is now.
+_RESOLVED = 1024
+
+
+class Estimate(NamedTuple):
+    """One importance-weighted estimate, eq. 3, and what its weights say."""
+
+    gradient: Vector | None  # (d,) sigma times eq. 3; None if no overlap is left
+    ess: float  # (Σc)² / (2n Σc²)
+    mean_weight: float  # Σc / 2n
+    max_weight: float
+    clipped_share: float
+
+
+class Estimator:
+    """Eqs. 3 and 4 over the ranks of a group, with exact sums.
+
+    Parameters
+    ----------
+    group : Group
+        The ranks that share the pairs.
+    noise : Noise
+        The noise table.
+    phases : Phases
+        Charged with weights and communication.
+    clip : float
+        Weights are clipped from above at this; inf for no clipping.
+    center : bool
+        Whether to subtract the weighted mean utility.
+    weight_kernel : str
+        Of `weight_kernels`.
+    """
+
+    def __init__(
+        self, group: Group, noise: weight_kernels.Noise, phases: Phases, *,
+        clip: float = 1.0, center: bool = False, weight_kernel: str = "cancelled",
+    ):  # fmt: skip
+        self._group, self._noise, self._phases = group, noise, phases
+        self._center, self._log_clip = center, math.log(clip)
+        self._weights = weight_kernels.kernel_named(weight_kernel)
+        self._mixture = Mixture(group, noise)
+        self._sums: dict[tuple[int, int, int], ExactSums] = {}  # the last one used
+
+    def estimate(self, batches: Sequence[Batch], theta: Vector) -> Estimate:
+        """The estimate at theta^{t+k} from populations drawn elsewhere, the newest last. Collective on the group.
+
+        Parameters
+        ----------
+        batches : sequence of Batch
+            Several count as one, drawn from the mixture of their distributions.
+        theta : float64 (d,)
+            theta^{t+k}; the search distribution there has the newest batch's sigma.
+        """
+        with self._phases(Phase.WEIGHTS):
+            sums = self._empty_sums(batches, theta.size)
+            weights, log_c, bounds = self._weigh(batches, theta)  # eq. 4
+            scale = max(float(np.abs(batch.utilities).max()) for batch in batches) or 1.0
+            widest = max(batch.sigma for batch in batches)
+            for i, batch in enumerate(batches):
+                mine = self._mine(batch)
+                utilities, stretch = batch.utilities[mine] / scale, batch.sigma / widest
+                pairs = Pairs(self._noise.values, batch.starts[mine], utilities, stretch)
+                sums.note_largest(
+                    kernels.weigh_and_accumulate(weights, pairs, bounds, sums.exponents, log_c[i], sums.part(i))
+                )
+            with self._phases(Phase.COMM):
+                sums.reduce()  # Σc, Σc², Σcu and Σ (c₊u₊ − c₋u₋) epsilon of eq. 3
+            found = self._describe(sums, bounds)
+            if found.ess == 0.0:
+                return found
+            return found._replace(gradient=self._gradient(sums, batches, theta, widest) * scale)
+
+    def _weigh(
+        self, batches: Sequence[Batch], theta: Vector
+    ) -> tuple[weight_kernels.Weights | None, list[NDArray[np.float64]], Bounds]:
+        """Log weights of this rank's pairs, eq. 4.
+
+        Returns
+        -------
+        weights : Weights or None
+            What computes them while the noise is read for the sums; None if they are known already.
+        log_c : list of float64 (n, 2)
+            By batch: this rank's, or room for them.
+        bounds : Bounds
+        """
+        if len(batches) > 1:
+            log_c = self._mixture.log_weights(batches, theta, batches[-1].sigma)
+        else:
+            batch, starts = batches[0], batches[0].starts[self._mine(batches[0])]
+            delta = batch.delta(theta)
+            r2 = kernels.sum_squares(delta)
+            log_c = [np.zeros((starts.size, 2))]
+            if r2 == 0.0:  # before the first step every log weight is exactly 0
+                return None, log_c, Bounds(self._log_clip, min(0.0, self._log_clip))
+            weights = self._weights.of(self._noise, delta, r2)
+            if self._log_clip == 0.0:  # no weight exceeds 1: one pass over the noise will do
+                return weights, log_c, Bounds(0.0, 0.0)
+            kernels.log_weights(weights, starts, log_c[0])
+        # A common factor is free; without the largest weight in it nothing can overflow.
+        with self._phases(Phase.COMM):
+            largest = self._group.maximum(max(values.max(initial=-math.inf) for values in log_c))
+        return None, log_c, Bounds(self._log_clip, min(self._log_clip, largest))
+
+    def _describe(self, sums: ExactSums, bounds: Bounds) -> Estimate:
+        """What the weights say; the ESS is 0 if no overlap is left."""
+        two_n = 2 * sums.n_pairs
+        mean = math.exp(min(_LOG_MAX, bounds.log_reference)) * (sums.c * sums.unit / two_n)  # Σc / 2n
+        resolved = sums.c2 >= two_n * _RESOLVED
+        ess = sums.c * sums.c * sums.unit / (two_n * sums.c2) if resolved else 0.0  # (Σc)² / (2n Σc²)
+        return Estimate(None, ess, mean, sums.largest, sums.n_clipped / two_n)
+
+    def _gradient(self, sums: ExactSums, batches: Sequence[Batch], theta: Vector, widest: float) -> Vector:
+        """Sigma times eq. 3, (d,), in units of the utilities' scale."""
+        sigma, mean_utility = batches[-1].sigma, sums.cu / sums.c  # ū_c = Σcu / Σc
+        gradient = sums.mean_noise(0)  # eq. 3, first term
+        if self._center:
+            gradient -= mean_utility * sums.mean_noise(1)
+        if widest != sigma:
+            gradient *= widest / sigma
+        for i, batch in enumerate(batches):
+            c, cu = sums.of_batch(i)
+            excess = cu - mean_utility * c if self._center else cu  # summed over batches, 0 if centered
+            if not self._center or len(batches) > 1:
+                gradient -= (excess / sums.c) * ((theta - batch.center) / sigma)  # eq. 3, second term
+        return gradient
+
+    def _mine(self, batch: Batch) -> slice:
+        """This rank's pairs of a batch."""
+        share = self._group.slice(batch.starts.size)
+        return slice(share.start, share.stop)
+
+    def _empty_sums(self, batches: Sequence[Batch], d: int) -> ExactSums:
+        shape = (sum(batch.starts.size for batch in batches), len(batches), d)
+        if shape not in self._sums:
+            self._sums = {shape: ExactSums(*shape, self._center, self._group)}
+        self._sums[shape].clear()
+        return self._sums[shape]

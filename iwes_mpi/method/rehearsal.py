@@ -1,0 +1,49 @@
+"""Getting ready for the first iteration: every compiled function that a run calls is compiled, or loaded, before it.
+
+A function compiled in the midst of a population would be compiled by all ranks of a node at once, and the time
+would be charged to the rollouts.
+"""
+
+import numpy as np
+
+from iwes_mpi.method import kernels
+from iwes_mpi.method.batch import Batch
+from iwes_mpi.method.estimator import Estimator
+from iwes_mpi.method.noise import NoiseTable
+from iwes_mpi.method.optimizers import optimizer_named
+from iwes_mpi.method.phases import Phases
+from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.mpi.group import alone
+from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
+from iwes_mpi.settings.config import Config
+
+
+class _Table(NoiseTable):
+    """A small noise table of this process alone."""
+
+    def __init__(self, size: int, with_norms: bool):
+        self.values = np.resize(generator(0, Stream.NOISE_TABLE).standard_normal(1000, np.float32), size)
+        self.prefix = np.zeros(1 + (size // kernels.BLOCK if with_norms else 0))
+        if with_norms:
+            kernels.block_square_sums(self.values, 0, self.prefix[1:])
+        self.values.flags.writeable = self.prefix.flags.writeable = False
+
+
+def rehearse(config: Config, runner: EpisodeRunner) -> None:
+    """Call once, on small numbers and with no effect, each compiled function of an iteration."""
+    obs_size, d = int(runner.network.sizes[0]), runner.network.n_parameters
+    theta, theta32 = np.zeros(d), np.zeros(d, dtype=np.float32)
+    table = _Table(d + kernels.BLOCK, config.weight_kernel == "precomputed")
+    kernels.perturb(theta, config.sigma, table.values[:d], 1.0, theta32)
+    normaliser = np.stack([np.zeros(obs_size), np.ones(obs_size)])
+    for observe in (False, True):
+        runner.rehearse(EpisodeTask(theta32, normaliser, generator(0, Stream.INITIALIZATION), 0.01, observe))
+    estimator = Estimator(
+        alone(), table, Phases(), clip=config.clip, center=config.center, weight_kernel=config.weight_kernel
+    )
+    batch = Batch(theta, config.sigma, np.zeros(1, dtype=np.int64), np.array([[0.5, -0.5]]))
+    for moved in (theta, np.full(d, 0.1 * config.sigma / np.sqrt(d))):
+        estimator.estimate([batch], moved)
+    optimizer = optimizer_named(config.optimizer)
+    optimizer.update(optimizer.init(d), theta, config.learning_rate, config.momentum)
+    kernels.norm(theta)

@@ -1,0 +1,52 @@
+"""What an iteration did: the facts from which the log's rows are made."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwes_mpi.method.estimator import Estimate
+from iwes_mpi.method.phases import Phase
+
+
+class Population(NamedTuple):
+    """The evaluated samples of one iteration, the same on every rank."""
+
+    starts: NDArray[np.int64]  # (n_pairs,) where each epsilon starts in the noise table
+    returns: NDArray[np.float64]  # (n_pairs, 2) of theta + sigma·epsilon and theta − sigma·epsilon; may be NaN
+    lengths: NDArray[np.int64]  # (n_pairs, 2) environment steps
+    observed: NDArray[np.float64]  # (episodes, 1 + 2·obs_size) packed statistics, in sample order
+    eval_returns: NDArray[np.float64]  # (n_eval,)
+    eval_lengths: NDArray[np.int64]  # (n_eval,)
+
+
+@dataclass
+class Update:
+    """One optimizer update that was made, or tried."""
+
+    iteration: int
+    k: int  # 0 for the plain ES update, then 1, 2 … for importance-weighted ones
+    kl: float  # nats, r²/2: from the population's search distribution to theta's, before the update
+    estimate: Estimate | None = None  # None if a rule ended the updates before there was one
+    grad_norm: float = np.nan
+    update_norm: float = 0.0
+    accepted: bool = False  # whether theta moved
+
+
+@dataclass
+class Report:
+    """What an iteration did."""
+
+    iteration: int
+    env_steps: int  # of population episodes, cumulative
+    episodes: int  # of the population, cumulative
+    population: Population
+    updates: list[Update]  # empty on ranks that take no part in them
+    sigma: float
+    update_norm: float  # distance theta moved
+    theta_norm: float
+    theta_digest: int
+    ranks: int
+    seconds: dict[Phase, float]  # mean over ranks
+    wall_time: float = field(default=np.nan)  # s, cumulative over restarts; rank 0 fills it in

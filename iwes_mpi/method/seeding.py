@@ -1,0 +1,63 @@
+"""Random generators addressed by (seed, stream, iteration, sample), so that no draw depends on a rank.
+
+The address goes into the key and the counter of Philox4x64-10 (Salmon et al. 2011), a counter-based
+generator: different addresses give disjoint stretches of 2^128 numbers by construction, with no hashing and
+no chance of collision.
+"""
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import DTypeLike, NDArray
+
+
+class Stream(IntEnum):
+    """What a generator is used for. The numbers are part of every result: never change one, only add."""
+
+    NOISE_TABLE = 1  # iteration 0, sample = block of the table
+    NOISE_INDEX = 2  # sample = first pair of the block of pairs
+    OBS_STATISTICS = 3  # sample = first pair of the block of pairs
+    POPULATION_EPISODE = 4  # sample = 2 * pair + member, or the pair under common random numbers
+    EVALUATION_EPISODE = 5  # sample = evaluation episode
+    INITIALIZATION = 6  # the policy's initial parameters
+    SCORE_EPISODE = 7  # python -m iwes_mpi.evaluate; sample = episode
+
+
+class _Key(ISeedSequence):
+    """Hands a key to Philox, whose own argument `key` costs the drawing of entropy that it then does not use."""
+
+    def __init__(self, key: NDArray[np.uint64]):
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: DTypeLike = np.uint64) -> NDArray[Any]:
+        """The key, which is what Philox asks for: two 64-bit words."""
+        if n_words != 2:
+            raise ValueError(f"this NumPy asks for {n_words} words to seed Philox, not for the two of its key")
+        return self._key
+
+
+def generator(seed: int, stream: Stream, iteration: int = 0, sample: int = 0) -> np.random.Generator:
+    """The generator at an address.
+
+    Parameters
+    ----------
+    seed : int
+        The run's seed, 0 to 2^64 - 1.
+    stream : Stream
+        What the draws are for.
+    iteration, sample : int
+        Iteration and sample (pair, episode, block …) the draws belong to, each 0 to 2^64 - 1.
+
+    Returns
+    -------
+    numpy.random.Generator
+        Over Philox, at the start of the address's own stretch of numbers.
+    """
+    return np.random.Generator(
+        np.random.Philox(
+            _Key(np.array([seed, stream], dtype=np.uint64)),  # type: ignore[arg-type]  # stubs lack ISeedSequence
+            counter=np.array([0, 0, sample, iteration], dtype=np.uint64),
+        )
+    )

@@ -1,0 +1,1 @@
+"""The only room that knows MPI. Importing the package itself takes next to no time."""

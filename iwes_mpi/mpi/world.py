@@ -1,0 +1,170 @@
+"""The world of ranks, its nodes, their shares of the work and their shared memory."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwes_mpi.mpi.group import Group, alone, split
+from iwes_mpi.mpi.last_words import LastWords
+from iwes_mpi.mpi.memory import open_window
+from iwes_mpi.mpi.process import MPI, library_version
+
+T = TypeVar("T")
+
+# What launchers tell a process about how many of them they started, most specific first
+_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+class LauncherMismatch(RuntimeError):
+    """The launcher belongs to another MPI than the one mpi4py uses: each process is alone in its own world."""
+
+
+def check_launcher(size: int, environment: Mapping[str, str]) -> None:
+    """Refuse a world of one process where the launcher says that it started several.
+
+    Raises
+    ------
+    LauncherMismatch
+        Naming the variable that tells.
+    """
+    if size > 1:
+        return
+    for variable in _SIZE_VARIABLES:
+        started = environment.get(variable, "")
+        if not started.isdigit():
+            continue
+        if int(started) > 1:
+            raise LauncherMismatch(
+                f"the launcher started {started} processes ({variable}), but each of them is rank 0 of 1: mpirun "
+                f"or srun belongs to another MPI than mpi4py's ({library_version()}). Use the launcher of that MPI, "
+                "or rebuild mpi4py against the launcher's (README, 'On a cluster')"
+            )
+        return
+
+
+class World(Group):
+    """All ranks of the job, and how they lie on nodes (processes that share memory).
+
+    Raises
+    ------
+    LauncherMismatch
+        From `check_launcher`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(MPI.Intracomm(MPI.COMM_WORLD))
+        check_launcher(self.size, os.environ)
+        self.node = Group(MPI.Intracomm(self.comm.Split_type(MPI.COMM_TYPE_SHARED, key=self.rank)))
+        leader = self.node.comm.bcast(self.rank)
+        leaders = self.comm.allgather(leader)
+        nodes = sorted(set(leaders))
+        self.n_nodes = len(nodes)
+        self.node_index = nodes.index(leader)
+        # Ranks in node order: a node's shares of the work lie side by side, however ranks were placed.
+        self._first_position = sum(leaders.count(node) for node in nodes[: self.node_index])
+        self._windows: list[MPI.Win] = []
+        self.last_words = LastWords(self.node)
+        self._crowded = self.any(self.node.size > (os.cpu_count() or 1))
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here; asleep where ranks share cores, so as not to hold up those still at work."""
+        if self._crowded:
+            self.rest_until_all()
+        else:
+            super().barrier()
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is rank 0, which alone reads and writes files and talks to people."""
+        return self.rank == 0
+
+    def share(self, n: int) -> range:
+        """This rank's static share of n work items, in node order."""
+        return split(n, self.size, self._first_position + self.node.rank)
+
+    def node_share(self, n: int) -> range:
+        """The static share of n work items of this rank's node: those of its ranks together."""
+        first = self._first_position
+        return range(n * first // self.size, n * (first + self.node.size) // self.size)
+
+    def weights_group(self, where: Literal["all", "node", "root"]) -> Group | None:
+        """The ranks that compute weights (``--weights-on``), or None on the others. Collective."""
+        if where == "all":
+            return self
+        if where == "node":
+            return self.node if self.node_index == 0 else None
+        return alone() if self.is_root else None
+
+    def broadcast(self, values: NDArray[Any]) -> None:
+        """Give every rank rank 0's array, in place."""
+        self.comm.Bcast(values, 0)
+
+    def from_root(self, value: T | None) -> T:
+        """Rank 0's value on every rank, whatever it is; for start-up, not for the loop."""
+        received: T = self.comm.bcast(value, 0)
+        return received
+
+    def first(self, value: T | None) -> T | None:
+        """The value of the lowest rank that has one, on every rank; None if none has."""
+        return next((found for found in self.comm.allgather(value) if found is not None), None)
+
+    def mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean over ranks of a small float64 array."""
+        total = np.empty_like(values)
+        self.comm.Allreduce(values, total, MPI.SUM)
+        return total / self.size
+
+    def minimum_integer(self, value: int) -> int:
+        """The smallest of the ranks' integers."""
+        return int(self.comm.allreduce(value, MPI.MIN))
+
+    def maximum_integer(self, value: int) -> int:
+        """The largest of the ranks' integers."""
+        return int(self.comm.allreduce(value, MPI.MAX))
+
+    def node_array(self, size: int, dtype: Any) -> NDArray[Any]:
+        """One array per node, in memory that all its ranks share. Collective.
+
+        After writing, call `publish` before any other rank reads.
+        """
+        n_bytes = size * np.dtype(dtype).itemsize
+        window = self.node_window(n_bytes if self.node.rank == 0 else 0)
+        buffer, _ = window.Shared_query(0)
+        return np.asarray(buffer)[:n_bytes].view(dtype)
+
+    def node_window(self, n_bytes: int) -> MPI.Win:
+        """A shared-memory window of the node to which this rank gives `n_bytes`, open for access. Collective."""
+        window = open_window(self.node, n_bytes)
+        self._windows.append(window)
+        return window
+
+    def publish(self) -> None:
+        """Make what any rank of the node wrote to node arrays visible to the others. Collective on the node."""
+        for window in self._windows:
+            window.Sync()
+        self.node.barrier()
+        for window in self._windows:
+            window.Sync()
+
+    def close(self) -> None:
+        """Release the nodes' shared memory. Collective; node arrays must not be used after it."""
+        for window in self._windows:
+            window.Unlock_all()
+            window.Free()
+        self._windows.clear()
+
+    def abort(self, code: int) -> NoReturn:
+        """End every rank at once, whatever else fails."""
+        try:
+            self.last_words.claim()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):  # nobody reads any more, or a signal came in the midst of a print
+                    stream.flush()
+            self.comm.Abort(code)
+        finally:
+            os._exit(code)  # some MPI libraries return while the abort is under way

@@ -1,0 +1,1 @@
+"""The policy: a network over one flat parameter vector, and statistics of what it observes."""

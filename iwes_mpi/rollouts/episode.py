@@ -1,0 +1,55 @@
+"""What every kind of rollout takes and gives."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwes_mpi.policy.network import Layout
+
+SEED_BOUND = 2**63  # environments are seeded with the first draw of an episode's generator, below this
+
+
+class EpisodeTask(NamedTuple):
+    """One episode to run."""
+
+    theta: NDArray[np.float32]  # (d,) the policy's parameters
+    normaliser: NDArray[np.float64]  # (2, obs_size) mean and inverse deviation of observations
+    rng: np.random.Generator  # draws the environment's seed first, then the action noise
+    action_noise: float  # deviation; 0 for a deterministic policy
+    observe: bool  # whether to take statistics of the observations
+    evaluation: bool = False  # in the environment as it is, without --train-env-kwargs
+
+
+class Episode(NamedTuple):
+    """What came of an episode."""
+
+    total_reward: float  # the return; not finite if the episode was invalid
+    length: int  # environment steps
+    obs_stats: NDArray[np.float64] | None  # packed statistics (`obs_stats.pack`); None unless asked for
+
+
+class Unsupported(ValueError):
+    """An environment cannot run natively; the message says why."""
+
+
+class EpisodeRunner(Protocol):
+    """Runs episodes of one environment. An implementation holds the environment and its working memory."""
+
+    network: Layout  # the policy's shape that fits the environment
+    description: str  # what runs the environment, for people
+
+    def run(self, task: EpisodeTask) -> Episode:
+        """Run one episode from reset to its end.
+
+        The result depends on the task alone, not on the episodes before it.
+        """
+        ...
+
+    def rehearse(self, task: EpisodeTask) -> None:
+        """Compile, or load, all that `run` needs for such a task, at next to no cost."""
+        ...
+
+    def close(self) -> None:
+        """Release the environment."""
+        ...

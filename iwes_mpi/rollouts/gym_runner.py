@@ -1,0 +1,116 @@
+"""Episodes through Gymnasium's own interface."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
+
+from iwes_mpi.compiled.jit import kernel
+from iwes_mpi.policy import network, obs_stats
+from iwes_mpi.rollouts import generators
+from iwes_mpi.rollouts.environments import is_mujoco
+from iwes_mpi.rollouts.episode import SEED_BOUND, Episode, EpisodeTask
+from iwes_mpi.settings.config import Config
+
+
+@kernel
+def _add_noise(bitgen, scale, low, high, action):
+    """`network.add_noise` with a generator by its address: handing over the object takes some 10 µs a step."""
+    network.add_noise(generators.generator_at(bitgen), scale, low, high, action)
+
+
+class GymRunner:
+    """Runs episodes through Gymnasium's own interface.
+
+    Parameters
+    ----------
+    config : Config
+        Shapes the policy.
+    env : gymnasium.Env
+        From `make_env`.
+    """
+
+    def __init__(self, config: Config, env: gymnasium.Env[Any, Any]):
+        self.env = env
+        self._is_mujoco = is_mujoco(env)
+        self.description = f"{config.env_id} through Gymnasium"
+        assert self.env.observation_space.shape is not None
+        self._obs_size = self.env.observation_space.shape[0]
+        self._clip = config.obs_clip
+        space = self.env.action_space
+        if isinstance(space, Discrete):
+            self._discrete_start: int | None = int(space.start)
+            size = int(space.n)
+        else:
+            assert isinstance(space, Box)
+            self._discrete_start = None
+            size = space.shape[0]
+            self._low = space.low.astype(np.float32)
+            self._high = space.high.astype(np.float32)
+        self.network = network.layout(self._obs_size, config.hidden_sizes, size)
+        self._scratch = self.network.scratch()
+        self._output = np.zeros(size, dtype=np.float32)
+
+    def run(self, task: EpisodeTask) -> Episode:
+        """Run one episode; see `EpisodeRunner`.
+
+        It is invalid if an observation or the return is not finite, or if MuJoCo became unstable on the way.
+
+        Raises
+        ------
+        RuntimeError
+            If the environment's observations are not of the shape it declares.
+        """
+        step = self.env.step
+        sizes, scratch, output = self.network.sizes, self._scratch, self._output
+        stats = np.zeros(1 + 2 * self._obs_size) if task.observe else None
+        raw, _ = self.env.reset(seed=int(task.rng.integers(SEED_BOUND)))
+        bitgen = generators.address(task.rng)
+        unstable = self._instabilities()
+        total, length = 0.0, 0
+        while True:
+            obs = np.asarray(raw, dtype=np.float64)
+            if obs.shape != (self._obs_size,):
+                raise RuntimeError(
+                    f"step {length} gave an observation of shape {obs.shape}; "
+                    f"the environment declares ({self._obs_size},)"
+                )
+            if not network.act(sizes, task.theta, task.normaliser, self._clip, scratch, obs, output):
+                return Episode(float("nan"), length, None)
+            if stats is not None:
+                obs_stats.observe(stats, obs)
+            if self._discrete_start is None:
+                _add_noise(bitgen, task.action_noise, self._low, self._high, output)
+                action: Any = output.copy()  # environments may keep what they are given
+            else:
+                action = self._discrete_start + int(np.argmax(output))
+            raw, reward, terminated, truncated, _ = step(action)
+            total += float(reward)
+            length += 1
+            if any(unstable.tolist()):
+                return Episode(float("nan"), length, None)
+            if terminated or truncated:
+                return Episode(total, length, stats)
+
+    def _instabilities(self) -> NDArray[np.int32]:
+        """Counters of what makes an episode meaningless, by whatever simulates; shape (n,)."""
+        if not self._is_mujoco:
+            return np.zeros(0, dtype=np.int32)
+        from iwes_mpi.rollouts import simulator
+
+        inner: Any = self.env.unwrapped
+        return simulator.instabilities(inner.data)
+
+    def rehearse(self, task: EpisodeTask) -> None:
+        """See `EpisodeRunner`; the environment is not touched."""
+        obs = np.zeros(self._obs_size)
+        network.act(self.network.sizes, task.theta, task.normaliser, self._clip, self._scratch, obs, self._output)
+        obs_stats.observe(np.zeros(1 + 2 * self._obs_size), obs)
+        if self._discrete_start is None:
+            _add_noise(generators.address(task.rng), task.action_noise, self._low, self._high, self._output)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()

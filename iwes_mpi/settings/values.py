@@ -1,0 +1,146 @@
+"""Values of settings: the ranges they must lie in, and what JSON, TOML and command lines write for them."""
+
+import json
+import math
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from iwes_mpi.settings.wrong_input import WrongInput
+
+MAX_SEED = 2**64 - 1
+
+
+# -- ranges: each returns what is wrong with a value, or None ------------------------------------------------
+
+
+def positive(value: float) -> str | None:
+    """0 < value < inf."""
+    return None if 0 < value < math.inf else "must be positive and finite"
+
+
+def not_negative(value: float) -> str | None:
+    """0 ≤ value < inf."""
+    return None if 0 <= value < math.inf else "must be zero or more, and finite"
+
+
+def at_least_one(value: int) -> str | None:
+    """1 ≤ value ≤ 2^53."""
+    return None if 1 <= value <= 2**53 else "must be at least 1"
+
+
+def share(value: float) -> str | None:
+    """0 ≤ value ≤ 1."""
+    return None if 0 <= value <= 1 else "must lie between 0 and 1"
+
+
+def below_one(value: float) -> str | None:
+    """0 ≤ value < 1."""
+    return None if 0 <= value < 1 else "must be at least 0 and below 1"
+
+
+def positive_or_inf(value: float) -> str | None:
+    """0 < value ≤ inf."""
+    return None if value > 0 else "must be positive (inf for none)"
+
+
+def count(value: int) -> str | None:
+    """0 ≤ value ≤ 2^53."""
+    return None if 0 <= value <= 2**53 else "must be zero or more"
+
+
+def pairs(value: int) -> str | None:
+    """1 ≤ value ≤ 2^30, the most that the exact sums take."""
+    return None if 1 <= value <= 2**30 else "must lie between 1 and 2^30"
+
+
+def layers(value: tuple[int, ...]) -> str | None:
+    """Each 1 ≤ units ≤ 65536."""
+    return None if all(1 <= units <= 65536 for units in value) else "every layer needs 1 to 65536 units"
+
+
+def seed(value: int) -> str | None:
+    """0 ≤ value < 2^64."""
+    return None if 0 <= value <= MAX_SEED else "must lie between 0 and 2^64 - 1"
+
+
+def not_empty(value: str) -> str | None:
+    """Printable text that is not blank."""
+    return None if value.strip() and value.isprintable() else "must not be empty"
+
+
+# -- forms ---------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON can hold: ``inf`` becomes the string "inf", a tuple a list."""
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+def for_toml(value: Any) -> Any:
+    """A value for a flat TOML file: JSON text for a dictionary, which may also hold null, unknown to TOML."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def text(value: Any) -> str:
+    """A value in an error message."""
+    return json.dumps(plain(value)) if isinstance(value, dict | tuple) else str(value)
+
+
+def target(hint: Any) -> Any:
+    """The type of a setting that may also be None: ``int`` of ``int | None``."""
+    return typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+
+
+def coerce(name: str, hint: Any, value: Any) -> Any:
+    """`value` as the type `hint`.
+
+    Raises
+    ------
+    WrongInput
+        Saying what was expected of the setting `name`.
+    """
+    choices = typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return None if value is None else coerce(name, choices[0], value)
+    if typing.get_origin(hint) is Literal:
+        if value in choices and isinstance(value, str):
+            return value
+        raise WrongInput(name, f"must be one of {', '.join(choices)}, got {value!r}")
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        raise WrongInput(name, f"must be true or false, got {value!r}")
+    if hint is int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        raise WrongInput(name, f"must be a whole number, got {value!r}")
+    if hint is float:
+        if isinstance(value, str) and value in ("inf", "Infinity"):
+            value = math.inf
+        if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
+            return float(value)
+        raise WrongInput(name, f"must be a number, got {value!r}")
+    if hint is str:
+        if isinstance(value, str):
+            return value
+        raise WrongInput(name, f"must be text, got {value!r}")
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return tuple(coerce(name, choices[0], item) for item in value)
+        raise WrongInput(name, f"must be a list of whole numbers, got {value!r}")
+    if isinstance(value, str):  # a dictionary, written as JSON
+        try:
+            value = json.loads(value)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise WrongInput(name, f"is not valid JSON ({error}): {value[:60]}") from None
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return value
+    raise WrongInput(name, f'must be a JSON object such as {{"key": 1}}, got {value!r}')
