@@ -23,15 +23,16 @@ from iwes_mpi.files.columns import Tables
 from iwes_mpi.files.disk import sync
 from iwes_mpi.files.trail import extend_trail
 from iwes_mpi.method import optimizers
-from iwes_mpi.method.state import State
+from iwes_mpi.method.state import Drawn, State
 from iwes_mpi.policy import obs_stats
 from iwes_mpi.settings.config import Config
 
 CURRENT = "checkpoint.h5"
 PREVIOUS = "checkpoint-previous.h5"
 MAGIC = b"iwes-mpi checkpoint "
-VERSION = 2  # 1 had the optimizer's state under the names of Adam's, whatever the optimizer
+VERSION = 2  # 1 had the optimizer's state under the names of Adam's, and less of what a run may remember
 _USER_BLOCK = 512
+_COUNTS = ("iteration", "env_steps", "episodes", "eval_env_steps", "eval_episodes", "episode_cap")
 
 
 class CheckpointError(ValueError):
@@ -58,10 +59,13 @@ def encode(checkpoint: Checkpoint) -> bytes:
     with h5py.File(image, "w", libver="latest", userblock_size=_USER_BLOCK) as file:
         file.attrs["format"] = f"iwes-mpi-checkpoint/{VERSION}"
         file.attrs["config"] = checkpoint.config.to_json()
-        for name in ("iteration", "env_steps", "episodes"):
+        for name in _COUNTS:
             file.attrs[name] = np.int64(getattr(state, name))
         file.attrs["wall_time"] = np.float64(state.wall_time)
-        file["theta"] = state.theta
+        file["theta"], file["history"] = state.theta, state.history
+        for i, drawn in enumerate(state.drawn):
+            for name, value in vars(drawn).items():
+                file[f"drawn/{i:04d}/{name}"] = value
         for name, value in optimizers.saved(state.optimizer).items():
             file[f"optimizer/{name}"] = value
         file["obs_stats"] = obs_stats.pack(state.obs)
@@ -101,13 +105,23 @@ def decode(data: bytes, name: str) -> Checkpoint:
             attrs, config = file.attrs, Config.from_json(file.attrs["config"])
             optimizer = _optimizer(file, config.optimizer, version)
             stats = obs_stats.unpack(file["obs_stats"][:])
-            counts = (int(attrs["env_steps"]), int(attrs["episodes"]), float(attrs["wall_time"]))
-            state = State(int(attrs["iteration"]), file["theta"][:], optimizer, stats, *counts)
+            counts: dict[str, Any] = {name: int(attrs[name]) for name in _COUNTS if name in attrs or version > 1}
+            state = State(
+                theta=file["theta"][:], optimizer=optimizer, obs=stats, wall_time=float(attrs["wall_time"]), **counts
+            )
+            if version > 1:
+                state.history = file["history"][:]
+                state.drawn = [_drawn(group) for _, group in sorted(file.get("drawn", {}).items())]
             log = file["log"]
             tables = {table: {name: column[:] for name, column in log[table].items()} for table in log}
             return Checkpoint(state, config, dict(log.attrs), tables)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{name} cannot be understood: {error}") from None
+
+
+def _drawn(group: h5py.Group) -> Drawn:
+    """A population that may be used again."""
+    return Drawn(group["center"][:], float(group["sigma"][()]), group["starts"][:], group["returns"][:])
 
 
 def _optimizer(file: h5py.File, name: str, version: int) -> optimizers.OptimizerState:

@@ -85,6 +85,12 @@ class IterationRow(_Row):
     iteration: int = _count("1", "iteration, from 0", lambda r: r.iteration)
     env_steps: int = _count("steps", "environment steps of population episodes, cumulative", lambda r: r.env_steps)
     episodes: int = _count("episodes", "population episodes, cumulative", lambda r: r.episodes)
+    eval_env_steps: int = _count(
+        "steps", "environment steps of evaluation episodes, cumulative", lambda r: r.eval_env_steps
+    )
+    episode_cap: int = _count(
+        "steps", "steps after which population episodes were cut; 0 for none", lambda r: r.episode_cap
+    )
     wall_time: float = _column("s", "wall-clock time, cumulative over restarts", lambda r: r.wall_time)
     return_mean: float = _return("mean return of the population's valid episodes", np.mean)
     return_std: float = _return("standard deviation of the population's returns", np.std)
@@ -145,6 +151,13 @@ class UpdateRow(_Row):
     update_norm: float = _column("1", "length of the optimizer's step", lambda u: u.update_norm)
     accepted: int = _column(
         "1", "1 if the update was made, 0 if a stop rule or lost overlap prevented it", lambda u: int(u.accepted), "u1"
+    )
+    stop: int = _column(
+        "1",
+        "why it was the last of its population: 0 it was not, 1 all were made, 2 the ESS, 3 the trust region, "
+        "4 lost overlap",
+        lambda u: int(u.stop),
+        "u1",
     )
 
 

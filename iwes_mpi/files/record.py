@@ -22,4 +22,4 @@ def recorded_config(run_dir: Path) -> Config:
     WrongInput
         If it cannot be read or is not valid.
     """
-    return Config.from_dict(load_toml(run_dir / CONFIG), str(run_dir / CONFIG))
+    return Config.recorded(load_toml(run_dir / CONFIG), str(run_dir / CONFIG))

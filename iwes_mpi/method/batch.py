@@ -16,6 +16,12 @@ class Batch(NamedTuple):
     starts: NDArray[np.int64]  # (n_pairs,) where each epsilon_i starts in the noise table
     utilities: NDArray[np.float64]  # (n_pairs, 2) u_{i±}, the shaped returns
 
+    def half(self, which: int) -> "Batch":
+        """Every other pair, from pair 0 or 1 on; all of them if there is only one."""
+        if self.starts.size < 2:
+            return self
+        return self._replace(starts=self.starts[which::2], utilities=self.utilities[which::2])
+
     def delta(self, theta: NDArray[np.float64]) -> NDArray[np.float64]:
         """How far theta (d,) has moved from the center, in units of sigma."""
         return (theta - self.center) / self.sigma

@@ -9,16 +9,16 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from iwes_mpi.method import kernels, shapings
+from iwes_mpi.method import episode_schedules, kernels, shapings
 from iwes_mpi.method.batch import Batch
-from iwes_mpi.method.estimator import Estimator
 from iwes_mpi.method.noise import NoiseTable
 from iwes_mpi.method.optimizers import optimizer_named
 from iwes_mpi.method.phases import Phase, Phases
 from iwes_mpi.method.report import Population, Report, Update
 from iwes_mpi.method.schedules import scheduled
 from iwes_mpi.method.seeding import Stream, generator
-from iwes_mpi.method.state import State, digest
+from iwes_mpi.method.state import Drawn, State, digest
+from iwes_mpi.method.updates import Updater
 from iwes_mpi.mpi.message import Message, counts, slots
 from iwes_mpi.mpi.queue import WorkQueue
 from iwes_mpi.mpi.stop import StopFlag
@@ -26,6 +26,9 @@ from iwes_mpi.mpi.world import World
 from iwes_mpi.policy import network, obs_stats
 from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
 from iwes_mpi.settings.config import Config
+
+_EVALUATION_SHARE = 0.1  # of all environment steps, unless --eval-every says how often
+_HISTORY = 64  # evaluations that an episode schedule may look back on
 
 
 class Interrupted(Exception):
@@ -59,14 +62,10 @@ class EvolutionStrategies:
     ):
         self.config, self.world, self.runner, self.noise, self.state = config, world, runner, noise, state
         self.phases = Phases()
-        self._optimizer = optimizer_named(config.optimizer)
         self._queue = WorkQueue(world, config.schedule, stop)
         self._theta32 = network.empty_parameters(state.theta.size)
-        self._estimator: Estimator | None = None
-        if (group := world.weights_group(config.weights_on)) is not None:
-            self._estimator = Estimator(
-                group, noise, self.phases, clip=config.clip, center=config.center, weight_kernel=config.weight_kernel
-            )
+        group = world.weights_group(config.weights_on)
+        self._updater = None if group is None else Updater(config, group, noise, self.phases)
 
     def iterate(self) -> Report:
         """One iteration: a population, and the updates made from it. Collective.
@@ -90,10 +89,14 @@ class EvolutionStrategies:
             state.obs = obs_stats.merge(state.obs, obs_stats.unpack(packed))
         state.env_steps += int(population.lengths.sum())
         state.episodes += population.returns.size
+        state.eval_env_steps += int(population.eval_lengths.sum())
+        state.eval_episodes += population.eval_lengths.size
         report = Report(
             iteration=state.iteration,
             env_steps=state.env_steps,
             episodes=state.episodes,
+            eval_env_steps=state.eval_env_steps,
+            episode_cap=state.episode_cap,
             population=population,
             updates=updates,
             sigma=self.sigma,
@@ -103,6 +106,7 @@ class EvolutionStrategies:
             ranks=world.size,
             seconds=self._share_seconds(),
         )
+        self._adapt_episodes(population)
         state.iteration += 1
         return report
 
@@ -118,10 +122,16 @@ class EvolutionStrategies:
     def learning_rate(self) -> float:
         """The optimizer's learning rate in this iteration."""
         config = self.config
-        return scheduled(
+        rate = scheduled(
             config.learning_rate_schedule, config.learning_rate, config.learning_rate_last, self.state.iteration,
             config.schedule_iterations,
         )  # fmt: skip
+        if config.step_in_sigma is not None:  # a share of the first rate, which makes steps of this length
+            start = optimizer_named(config.optimizer).rate(
+                config.step_in_sigma * self.sigma, self.state.theta.size, config.n_pairs
+            )
+            rate *= start / config.learning_rate
+        return rate
 
     def _wait(self) -> None:
         """Wait for the other ranks, charged as idle time."""
@@ -131,39 +141,21 @@ class EvolutionStrategies:
     # -- updates ---------------------------------------------------------------------------------------------
 
     def _update(self, population: Population) -> list[Update]:
-        """Up to 1 + K updates of theta from one population; returns those that were made, and one that was not."""
+        """Up to 1 + K updates of theta; none on ranks outside the weights group."""
         config, state = self.config, self.state
-        updates: list[Update] = []
-        if self._estimator is None or not np.isfinite(population.returns).any():
-            return updates
-        utilities = shapings.shape(population.returns, config.shaping)
-        batch = Batch(state.theta.copy(), self.sigma, population.starts, utilities)
-        for k in range(1 + config.iw_updates):
-            update = Update(state.iteration, k, kl=batch.kl(state.theta))
-            updates.append(update)
-            if k > 0 and update.kl > config.max_kl:
-                break
-            update.estimate = self._estimator.estimate([batch], state.theta)  # eqs. 3 and 4
-            gradient = update.estimate.gradient
-            if gradient is None or (k > 0 and update.estimate.ess < config.min_ess):
-                break
-            step = self._step(gradient)
-            update.accepted = True
-            update.grad_norm, update.update_norm = kernels.norm(gradient), kernels.norm(step)
-            if not self._is_finite():
-                break  # for `_share_seconds` to say on every rank
-        return updates
+        newest = Drawn(state.theta.copy(), self.sigma, population.starts, population.returns)
+        drawn = [*state.drawn, newest]
+        state.drawn = drawn[1 - config.reuse_batches :] if config.reuse_batches > 1 else []
+        if self._updater is None or not np.isfinite(population.returns).any():
+            return []
+        # One utility for one return, whichever population it is from.
+        utilities = shapings.shape(np.concatenate([one.returns for one in drawn]), config.shaping)
+        parts = np.split(utilities, np.cumsum([one.starts.size for one in drawn[:-1]]))
+        batches = [self._batch(one, part) for one, part in zip(drawn, parts, strict=True)]
+        return self._updater.update(state, batches, self.learning_rate)
 
-    def _step(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Move theta up the gradient with the optimizer and weight decay; returns the step (d,)."""
-        config, state = self.config, self.state
-        with np.errstate(over="ignore", invalid="ignore"):  # it is said once, as Diverged
-            descent = config.l2 * state.theta - gradient
-            state.optimizer, step = self._optimizer.update(
-                state.optimizer, descent, self.learning_rate, config.momentum
-            )
-            state.theta += step
-        return step
+    def _batch(self, drawn: Drawn, utilities: NDArray[np.float64]) -> Batch:
+        return Batch(drawn.center, drawn.sigma, drawn.starts, utilities)
 
     def _is_finite(self) -> bool:
         """Whether this rank's theta is finite, and its norm too."""
@@ -174,11 +166,41 @@ class EvolutionStrategies:
     def _evaluate(self) -> Population:
         """The population of this iteration: blocks of n_pairs until enough environment steps are made."""
         blocks: list[Population] = []
-        steps = 0
+        steps, n_eval = 0, self._evaluations_due()
         while not blocks or (steps < self.config.min_env_steps and blocks[-1].lengths.any()):
-            blocks.append(self._evaluate_block(len(blocks) * self.config.n_pairs, 0 if blocks else self.config.n_eval))
+            blocks.append(self._evaluate_block(len(blocks) * self.config.n_pairs, 0 if blocks else n_eval))
             steps += int(blocks[-1].lengths.sum())
         return Population(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+
+    def _evaluations_due(self) -> int:
+        """How many evaluation episodes this iteration has: all of ``n_eval``, or none.
+
+        Unless ``eval_every`` says when, whenever the steps of all evaluations stay within their share of all steps.
+        """
+        config, state = self.config, self.state
+        if config.eval_every is not None:
+            return config.n_eval if state.iteration % config.eval_every == 0 else 0
+        length = state.eval_env_steps / state.eval_episodes if state.eval_episodes else self.runner.limit
+        evaluations = state.eval_env_steps + config.n_eval * length
+        return config.n_eval if evaluations <= _EVALUATION_SHARE * (state.env_steps + evaluations) else 0
+
+    def _adapt_episodes(self, population: Population) -> None:
+        """Decide after how many steps the next population's episodes are cut."""
+        config, state = self.config, self.state
+        if not state.episode_cap:
+            return
+        if population.eval_returns.size:
+            seen = [[_mean(population.returns)], [_mean(population.eval_returns)]]
+            state.history = np.concatenate([state.history, seen], axis=1)[:, -_HISTORY:]
+        cap = episode_schedules.next_cap(
+            config.episode_schedule,
+            episode_schedules.Facts(
+                state.episode_cap, config.train_episode_steps or 0, population.lengths, state.env_steps,
+                config.episode_budget, self.runner.limit, config.episode_growth, state.history,
+            ),
+        )  # fmt: skip
+        if cap != state.episode_cap:
+            state.episode_cap, state.history, state.drawn = cap, np.zeros((2, 0)), []
 
     def _evaluate_block(self, first_pair: int, n_eval: int) -> Population:
         """Evaluation episodes of theta, then one block of pairs, over all ranks as single-episode work items."""
@@ -207,7 +229,15 @@ class EvolutionStrategies:
                     row = int(np.searchsorted(observe, item))
                     row = row if row < observe.size and observe[row] == item else -1
                 episode = self.runner.run(
-                    EpisodeTask(self._theta32, normaliser, rng, config.action_noise, row >= 0, not is_population)
+                    EpisodeTask(
+                        self._theta32,
+                        normaliser,
+                        rng,
+                        config.action_noise,
+                        row >= 0,
+                        not is_population,
+                        self.state.episode_cap if is_population else 0,
+                    )  # fmt: skip
                 )
                 returns[slot], lengths[slot] = episode.total_reward, episode.length
                 message["episodes_run"][0] += 1
@@ -254,3 +284,9 @@ class EvolutionStrategies:
             )
         means = message["nanoseconds"] / (1e9 * self.world.size)
         return dict(zip(Phase, means.tolist(), strict=True))
+
+
+def _mean(sample: NDArray[np.float64]) -> float:
+    """The mean of what is finite; NaN if nothing is."""
+    finite = sample[np.isfinite(sample)]
+    return float(finite.mean()) if finite.size else math.nan

@@ -63,14 +63,16 @@ class Estimator:
         Whether to subtract the weighted mean utility.
     weight_kernel : str
         Of `weight_kernels`.
+    per_pair : bool
+        Whether both members of a pair get the mean of their two weights.
     """
 
     def __init__(
         self, group: Group, noise: weight_kernels.Noise, phases: Phases, *,
-        clip: float = 1.0, center: bool = False, weight_kernel: str = "cancelled",
+        clip: float = 1.0, center: bool = False, weight_kernel: str = "cancelled", per_pair: bool = False,
     ):  # fmt: skip
         self._group, self._noise, self._phases = group, noise, phases
-        self._center, self._log_clip = center, math.log(clip)
+        self._center, self._log_clip, self._per_pair = center, math.log(clip), per_pair
         self._weights = weight_kernels.kernel_named(weight_kernel)
         self._mixture = Mixture(group, noise)
         self._sums: dict[tuple[int, int, int], ExactSums] = {}  # the last one used
@@ -125,15 +127,18 @@ class Estimator:
             r2 = kernels.sum_squares(delta)
             log_c = [np.zeros((starts.size, 2))]
             if r2 == 0.0:  # before the first step every log weight is exactly 0
-                return None, log_c, Bounds(self._log_clip, min(0.0, self._log_clip))
+                return None, log_c, self._bounds(min(0.0, self._log_clip))
             weights = self._weights.of(self._noise, delta, r2)
             if self._log_clip == 0.0:  # no weight exceeds 1: one pass over the noise will do
-                return weights, log_c, Bounds(0.0, 0.0)
+                return weights, log_c, self._bounds(0.0)
             kernels.log_weights(weights, starts, log_c[0])
         # A common factor is free; without the largest weight in it nothing can overflow.
         with self._phases(Phase.COMM):
             largest = self._group.maximum(max(values.max(initial=-math.inf) for values in log_c))
-        return None, log_c, Bounds(self._log_clip, min(self._log_clip, largest))
+        return None, log_c, self._bounds(min(self._log_clip, largest))
+
+    def _bounds(self, log_reference: float) -> Bounds:
+        return Bounds(self._log_clip, log_reference, self._per_pair)
 
     def _describe(self, sums: ExactSums, bounds: Bounds) -> Estimate:
         """What the weights say; the ESS is 0 if no overlap is left."""

@@ -138,6 +138,7 @@ class Bounds(NamedTuple):
 
     log_clip: float  # weights are clipped at exp(log_clip); inf for no clipping
     log_reference: float  # subtracted from every log weight, so that none exceeds 1; the estimator does not change
+    per_pair: bool = False  # whether both members of a pair get the mean of their weights
 
 
 class Sums(NamedTuple):
@@ -256,6 +257,7 @@ def weigh_and_accumulate(weights, pairs, bounds, exponents, log_c, sums):
     scalar_scale = 2.0**exponents.scalar
     a = np.empty(4)
     b = np.empty(4)
+    both = np.empty(2)
     group = np.empty(4, dtype=np.int64)
     largest = -np.inf
     for first in range(0, n, 4):
@@ -269,17 +271,20 @@ def weigh_and_accumulate(weights, pairs, bounds, exponents, log_c, sums):
             if weights is not None:
                 log_c[i, 0], log_c[i, 1] = weight_kernels.log_weights(weights, starts[i])
             for member in range(2):
-                sign = 1.0 - 2.0 * member
                 clipped = min(bounds.log_clip, log_c[i, member])
                 largest = max(largest, clipped)
-                c = math.exp(min(0.0, clipped - bounds.log_reference))
+                both[member] = math.exp(min(0.0, clipped - bounds.log_reference))
+                scalars[N_CLIPPED] += log_c[i, member] >= bounds.log_clip
+            if bounds.per_pair:
+                both[:] = 0.5 * (both[0] + both[1])
+            for member in range(2):
+                sign, c = 1.0 - 2.0 * member, both[member]
                 cu = c * utilities[i, member]
                 a[m] += sign * cu
                 b[m] += sign * c
                 scalars[SUM_C] += np.int64(np.rint(c * scalar_scale))
                 scalars[SUM_C2] += np.int64(np.rint(c * c * scalar_scale))
                 scalars[SUM_CU] += np.int64(np.rint(cu * scalar_scale))
-                scalars[N_CLIPPED] += log_c[i, member] >= bounds.log_clip
             a[m] *= gradient_scale
             b[m] *= gradient_scale
         if sums.gradient.shape[0] > 1:

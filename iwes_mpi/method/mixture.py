@@ -30,13 +30,16 @@ class Mixture:
 
     def __init__(self, group: Group, noise: Noise):
         self._group, self._noise = group, noise
-        self._kept: list[tuple[Batch, Batch, NDArray[np.float64]]] = []  # pairs' own batch, another, log ratios
+        # By the starts of two batches, which are the same arrays as long as the batches are in use: log ratios of the
+        # first one's pairs under the second one's distribution
+        self._kept: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
 
     def log_weights(
         self, batches: Sequence[Batch], theta: NDArray[np.float64], sigma: float
     ) -> list[NDArray[np.float64]]:
         """By batch, log c (n, 2) of this rank's share of its pairs at the search distribution N(theta, sigma²I)."""
-        self._kept = [kept for kept in self._kept if all(any(b is one for b in batches) for one in kept[:2])]
+        present = [batch.starts for batch in batches]
+        self._kept = [kept for kept in self._kept if all(any(one is each for each in present) for one in kept[:2])]
         total = sum(batch.starts.size for batch in batches)
         found = []
         for own in batches:
@@ -51,10 +54,10 @@ class Mixture:
     def _between(self, own: Batch, other: Batch) -> NDArray[np.float64]:
         """Log densities of this rank's pairs of one batch under another's distribution, less those under their own."""
         for a, b, ratios in self._kept:
-            if a is own and b is other:
+            if a is own.starts and b is other.starts:
                 return ratios
         ratios = self._log_ratios(own, other.center, other.sigma)
-        self._kept.append((own, other, ratios))
+        self._kept.append((own.starts, other.starts, ratios))
         return ratios
 
     def _log_ratios(self, own: Batch, center: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:

@@ -4,15 +4,17 @@ A function compiled in the midst of a population would be compiled by all ranks 
 would be charged to the rollouts.
 """
 
+import dataclasses
+
 import numpy as np
 
 from iwes_mpi.method import kernels
 from iwes_mpi.method.batch import Batch
-from iwes_mpi.method.estimator import Estimator
 from iwes_mpi.method.noise import NoiseTable
-from iwes_mpi.method.optimizers import optimizer_named
 from iwes_mpi.method.phases import Phases
 from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.method.state import initial_state
+from iwes_mpi.method.updates import Updater
 from iwes_mpi.mpi.group import alone
 from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
 from iwes_mpi.settings.config import Config
@@ -38,12 +40,13 @@ def rehearse(config: Config, runner: EpisodeRunner) -> None:
     normaliser = np.stack([np.zeros(obs_size), np.ones(obs_size)])
     for observe in (False, True):
         runner.rehearse(EpisodeTask(theta32, normaliser, generator(0, Stream.INITIALIZATION), 0.01, observe))
-    estimator = Estimator(
-        alone(), table, Phases(), clip=config.clip, center=config.center, weight_kernel=config.weight_kernel
-    )
-    batch = Batch(theta, config.sigma, np.zeros(1, dtype=np.int64), np.array([[0.5, -0.5]]))
-    for moved in (theta, np.full(d, 0.1 * config.sigma / np.sqrt(d))):
-        estimator.estimate([batch], moved)
-    optimizer = optimizer_named(config.optimizer)
-    optimizer.update(optimizer.init(d), theta, config.learning_rate, config.momentum)
-    kernels.norm(theta)
+    # At the center of a population its weights are known to be 1, farther out they are not.
+    updater = Updater(dataclasses.replace(config, iw_updates=1, min_ess=0.0), alone(), table, Phases())
+    for n_batches in {1, min(2, config.reuse_batches)}:
+        state = initial_state(0, runner.network, config.optimizer)
+        batches = [
+            Batch(state.theta + 0.1 * i * config.sigma / np.sqrt(d), (1 + i) * config.sigma,
+                  np.full(1, i), np.array([[0.5, -0.5]]))
+            for i in reversed(range(n_batches))
+        ]  # fmt: skip
+        updater.update(state, batches, 0.1 * config.sigma / np.sqrt(d))

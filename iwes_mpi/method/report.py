@@ -1,6 +1,7 @@
 """What an iteration did: the facts from which the log's rows are made."""
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,16 @@ class Population(NamedTuple):
     eval_lengths: NDArray[np.int64]  # (n_eval,)
 
 
+class Stop(IntEnum):
+    """Why an update was the last one from its population. The numbers are those of the log."""
+
+    NOT = 0  # it was not the last
+    UPDATES = 1  # all 1 + K are made
+    ESS = 2  # not made: the effective sample size is too small
+    KL = 3  # made, and brought back to the bound of the trust region
+    OVERLAP = 4  # not made: no weight is left
+
+
 @dataclass
 class Update:
     """One optimizer update that was made, or tried."""
@@ -32,6 +43,7 @@ class Update:
     grad_norm: float = np.nan
     update_norm: float = 0.0
     accepted: bool = False  # whether theta moved
+    stop: Stop = Stop.NOT
 
 
 @dataclass
@@ -41,6 +53,8 @@ class Report:
     iteration: int
     env_steps: int  # of population episodes, cumulative
     episodes: int  # of the population, cumulative
+    eval_env_steps: int  # of evaluation episodes, cumulative
+    episode_cap: int  # steps after which population episodes were cut; 0 for none
     population: Population
     updates: list[Update]  # empty on ranks that take no part in them
     sigma: float

@@ -1,7 +1,7 @@
 """The state of a run between two iterations: what a checkpoint holds, and all it needs to hold."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,16 @@ from iwes_mpi.method.optimizers import OptimizerState, optimizer_named
 from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.policy import network, obs_stats
 from iwes_mpi.policy.obs_stats import ObsStats
+
+
+@dataclass
+class Drawn:
+    """A population that may be used again: where it was drawn, and what it returned."""
+
+    center: NDArray[np.float64]  # (d,)
+    sigma: float
+    starts: NDArray[np.int64]  # (n_pairs,)
+    returns: NDArray[np.float64]  # (n_pairs, 2) may be NaN
 
 
 @dataclass
@@ -23,13 +33,19 @@ class State:
     env_steps: int = 0  # of population episodes, cumulative
     episodes: int = 0  # of the population, cumulative
     wall_time: float = 0.0  # s, cumulative over restarts
+    eval_env_steps: int = 0  # of evaluation episodes, cumulative
+    eval_episodes: int = 0  # cumulative
+    episode_cap: int = 0  # steps after which population episodes are cut; 0 for none
+    # (2, evaluations) since the cap has changed: mean return of the population's episodes, of the center's whole ones
+    history: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 0)))
+    drawn: list[Drawn] = field(default_factory=list)  # the last populations that may be used again, the newest last
 
 
-def initial_state(seed: int, layout: network.Layout, optimizer: str) -> State:
-    """The state a run starts from: it depends on the seed, the policy's shape and the kind of optimizer alone."""
+def initial_state(seed: int, layout: network.Layout, optimizer: str, episode_cap: int = 0) -> State:
+    """The state a run starts from: it depends on the seed, the policy's shape and the settings named alone."""
     theta = network.initial_parameters(layout, generator(seed, Stream.INITIALIZATION))
     start = optimizer_named(optimizer).init(theta.size)
-    return State(0, theta, start, obs_stats.initial_stats(int(layout.sizes[0])))
+    return State(0, theta, start, obs_stats.initial_stats(int(layout.sizes[0])), episode_cap=episode_cap)
 
 
 def digest(theta: NDArray[np.float64]) -> int:

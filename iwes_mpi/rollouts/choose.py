@@ -55,7 +55,7 @@ class TrainingRunner:
 
     def __init__(self, training: EpisodeRunner, evaluation: EpisodeRunner, config: Config):
         self._training, self._evaluation = training, evaluation
-        self.network = training.network
+        self.network, self.limit = training.network, evaluation.limit
         self.description = f"{training.description}, trained with {json.dumps(config.train_env_kwargs)}"
 
     def run(self, task: EpisodeTask) -> Episode:

@@ -18,7 +18,8 @@ class EpisodeTask(NamedTuple):
     rng: np.random.Generator  # draws the environment's seed first, then the action noise
     action_noise: float  # deviation; 0 for a deterministic policy
     observe: bool  # whether to take statistics of the observations
-    evaluation: bool = False  # in the environment as it is, without --train-env-kwargs
+    evaluation: bool = False  # in the environment as it is, without `train_env_kwargs`
+    cap: int = 0  # steps after which the episode is cut; 0 for none
 
 
 class Episode(NamedTuple):
@@ -38,6 +39,7 @@ class EpisodeRunner(Protocol):
 
     network: Layout  # the policy's shape that fits the environment
     description: str  # what runs the environment, for people
+    limit: int  # steps of the longest episode, the time limit
 
     def run(self, task: EpisodeTask) -> Episode:
         """Run one episode from reset to its end.

@@ -39,6 +39,8 @@ class GymRunner:
         assert self.env.observation_space.shape is not None
         self._obs_size = self.env.observation_space.shape[0]
         self._clip = config.obs_clip
+        spec = self.env.spec
+        self.limit = config.max_episode_steps or (spec and spec.max_episode_steps) or 2**53
         space = self.env.action_space
         if isinstance(space, Discrete):
             self._discrete_start: int | None = int(space.start)
@@ -91,7 +93,7 @@ class GymRunner:
             length += 1
             if any(unstable.tolist()):
                 return Episode(float("nan"), length, None)
-            if terminated or truncated:
+            if terminated or truncated or length == task.cap:
                 return Episode(total, length, stats)
 
     def _instabilities(self) -> NDArray[np.int32]:

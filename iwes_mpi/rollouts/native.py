@@ -197,9 +197,9 @@ class NativeRunner:
         obs_size = env.observation_space.shape[0]
         self.network = network.layout(obs_size, config.hidden_sizes, space.shape[0])
         self.description = f"{config.env_id} natively in MuJoCo {simulator.version()}"
-        self._obs_size, self._rules = obs_size, rules
+        self._obs_size, self._rules, self.limit = obs_size, rules, max_steps
         self._env_rng = np.random.Generator(np.random.PCG64(0))
-        self._simulation = Simulation(
+        simulation = Simulation(
             model=inner.model._address,
             data=inner.data._address,
             frame_skip=inner.frame_skip,
@@ -217,6 +217,7 @@ class NativeRunner:
             high=space.high.astype(np.float32),
             obs_clip=config.obs_clip,
         )
+        self._simulations = {0: simulation}  # by cap: the newest, and whole episodes
         self._run: Any = None  # the compiled episode, once there has been one
 
     def run(self, task: EpisodeTask, trace: NDArray[np.float64] = _NO_TRACE) -> Episode:
@@ -236,19 +237,21 @@ class NativeRunner:
             self._run = self._compile()
         stats = np.zeros(1 + 2 * self._obs_size) if task.observe else _NO_STATS
         total, length, valid = self._run(
-            self._rules, self._simulation, task.theta, task.normaliser, generators.address(task.rng),
+            self._rules, self._cut(task.cap), task.theta, task.normaliser, generators.address(task.rng),
             float(task.action_noise), stats, trace,
         )  # fmt: skip
         return Episode(total, length, stats if valid and task.observe else None)
 
+    def _cut(self, cap: int) -> Simulation:
+        """The simulation whose episodes end after `cap` steps at the latest; 0 for whole ones."""
+        if cap not in self._simulations:
+            whole = self._simulations[0]
+            self._simulations = {0: whole, cap: whole._replace(max_steps=min(cap, whole.max_steps))}
+        return self._simulations[cap]
+
     def rehearse(self, task: EpisodeTask) -> None:
         """See `EpisodeRunner`: an episode of one step."""
-        whole = self._simulation
-        self._simulation = whole._replace(max_steps=1)
-        try:
-            self.run(task)
-        finally:
-            self._simulation = whole
+        self.run(task._replace(cap=1))
 
     def _compile(self) -> Any:
         """The machine code of `run_episode` for these rules.
@@ -258,8 +261,8 @@ class NativeRunner:
         """
         return run_episode.compile(
             (
-                numba.typeof(self._rules), numba.typeof(self._simulation), numba.float32[::1], numba.float64[:, ::1],
-                numba.intp, numba.float64, numba.float64[::1], numba.float64[:, ::1],
+                numba.typeof(self._rules), numba.typeof(self._simulations[0]), numba.float32[::1],
+                numba.float64[:, ::1], numba.intp, numba.float64, numba.float64[::1], numba.float64[:, ::1],
             )
         )  # fmt: skip
 

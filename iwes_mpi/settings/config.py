@@ -15,7 +15,7 @@ from typing import Any, Literal
 import tomli_w
 
 from iwes_mpi.settings import values
-from iwes_mpi.settings.registry import OPTIMIZERS, SCHEDULES, SHAPINGS, WEIGHT_KERNELS, Registry
+from iwes_mpi.settings.registry import EPISODE_SCHEDULES, OPTIMIZERS, SCHEDULES, SHAPINGS, WEIGHT_KERNELS, Registry
 from iwes_mpi.settings.wrong_input import WrongInput
 
 GROUPS = {
@@ -32,6 +32,9 @@ GROUPS = {
 }
 
 
+_SAME = object()
+
+
 def _setting(
     group: str,
     default: Any,
@@ -40,8 +43,12 @@ def _setting(
     unit: str = "",
     changes_results: bool = True,
     choices: Registry | None = None,
+    before: Any = _SAME,
 ) -> Any:
-    """A field of `Config` with what its help, its validation and ``--resume`` need to know of it."""
+    """A field of `Config` with what its help, its validation and ``--resume`` need to know of it.
+
+    `before` is its value in the records of runs made before there was such a setting, if it is not the default.
+    """
     metadata = {
         "group": group,
         "help": text,
@@ -49,6 +56,7 @@ def _setting(
         "unit": unit,
         "changes_results": changes_results,
         "choices": choices,
+        "before": before,
     }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=dict, metadata=metadata)
@@ -114,6 +122,21 @@ class Config:
         values.share,
     )
 
+    train_episode_steps: int | None = _setting(
+        "population", None,
+        "cut population episodes after so many steps; evaluation episodes are always whole (default: whole too)",
+        values.at_least_one, "steps",
+    )  # fmt: skip
+    episode_schedule: str = _choice(
+        "population", "constant", EPISODE_SCHEDULES, "how the cut of `train_episode_steps` moves during the run"
+    )
+    episode_growth: float = _setting(
+        "population", 1.5, "factor by which an episode schedule lengthens episodes", values.above_one
+    )
+    episode_budget: int = _setting(
+        "population", 1_000_000, "steps after which the schedule `budget` has episodes whole", values.at_least_one,
+        "steps",
+    )  # fmt: skip
     n_pairs: int = _setting(
         "population", 5000, "mirrored pairs per iteration (two episodes each)", values.pairs, "pairs"
     )
@@ -132,6 +155,12 @@ class Config:
 
     optimizer: str = _choice("update", "adam", OPTIMIZERS, "how theta follows the gradient")
     learning_rate: float = _setting("update", 0.01, "step size of the optimizer", values.positive)
+    step_in_sigma: float | None = _setting(
+        "update", None,
+        "sets the learning rate so that a step has about this length, whatever the policy's size: an Adam step has "
+        "learning_rate·√d (default: `learning_rate` as it is)",
+        values.positive, "sigma",
+    )  # fmt: skip
     learning_rate_schedule: str = _choice(
         "update", "constant", SCHEDULES, "how the learning rate goes to `learning_rate_last`"
     )
@@ -148,6 +177,21 @@ class Config:
     iw_updates: int = _setting(
         "importance weighting", 0, "K: further updates from one population (0 is plain ES)", values.count, "updates"
     )
+    cross_fit: bool = _setting(
+        "importance weighting", False,
+        "updates take turns with two halves of the population, so that each weighs noise that the one before did not "
+        "follow",
+    )  # fmt: skip
+    reuse_batches: int = _setting(
+        "importance weighting", 1, "populations that count, by the balance heuristic: the newest and those before it",
+        values.at_least_one, "populations",
+    )  # fmt: skip
+    weigh_pairs: bool = _setting(
+        "importance weighting", False, "both members of a pair get the mean of their two weights"
+    )
+    repeat_gradient: bool = _setting(
+        "importance weighting", False, "a control: the K further updates repeat the first gradient, without weights"
+    )
     clip: float = _setting(
         "importance weighting", 1.0, "importance weights are clipped from above at this; inf for no clipping",
         values.positive_or_inf,
@@ -163,8 +207,13 @@ class Config:
     )  # fmt: skip
     max_kl: float = _setting(
         "importance weighting", math.inf,
-        "make no further update once theta is farther than this KL divergence from the population's centre",
+        "trust region: a step that leads farther than this KL divergence from the population's center ends on its "
+        "edge, and is the last",
         values.positive_or_inf, "nats",
+    )  # fmt: skip
+    max_step: float = _setting(
+        "importance weighting", math.inf, "steps are shortened to at most this many sigmas", values.positive_or_inf,
+        "sigma",
     )  # fmt: skip
     weight_kernel: str = _choice(
         "importance weighting", "cancelled", WEIGHT_KERNELS,
@@ -177,7 +226,12 @@ class Config:
         changes_results=False,
     )  # fmt: skip
 
-    n_eval: int = _setting("evaluation", 30, "evaluation episodes per iteration", values.count, "episodes")
+    n_eval: int = _setting("evaluation", 30, "episodes of an evaluation", values.count, "episodes")
+    eval_every: int | None = _setting(
+        "evaluation", None,
+        "iterations from one evaluation to the next (default: as often as a tenth of all environment steps allows)",
+        values.at_least_one, "iterations", before=1,
+    )  # fmt: skip
 
     iterations: int | None = _limit("iterations in all, over restarts", values.count, "iterations")
     max_env_steps: int | None = _limit("environment steps of population episodes in all", values.at_least_one, "steps")
@@ -267,11 +321,17 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        """The inverse of `to_json`."""
+        """The settings that a run has recorded with `to_json`, also one made before there were some of them."""
         settings = json.loads(text)
         if not isinstance(settings, dict):
             raise WrongInput("configuration", "is not a JSON object")
-        return cls.from_dict(settings)
+        return cls.recorded(settings)
+
+    @classmethod
+    def recorded(cls, settings: Mapping[str, Any], source: str = "configuration") -> "Config":
+        """As `from_dict`, of a run that may be older than some settings: these had no choice then."""
+        before = {f.name: f.metadata["before"] for f in dataclasses.fields(cls) if f.metadata["before"] is not _SAME}
+        return cls.from_dict(before | dict(settings), source)
 
     def differences(self, other: "Config") -> list[str]:
         """Names of the settings that change results and differ between the two configurations."""

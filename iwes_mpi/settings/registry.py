@@ -61,4 +61,5 @@ class Registry:
 OPTIMIZERS = Registry("method/optimizers", "optimizer")
 SHAPINGS = Registry("method/shapings", "shaping")
 SCHEDULES = Registry("method/schedules", "schedule")
+EPISODE_SCHEDULES = Registry("method/episode_schedules", "episode_schedule")
 WEIGHT_KERNELS = Registry("method/weight_kernels", "weight_kernel")

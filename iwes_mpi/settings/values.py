@@ -40,6 +40,11 @@ def below_one(value: float) -> str | None:
     return None if 0 <= value < 1 else "must be at least 0 and below 1"
 
 
+def above_one(value: float) -> str | None:
+    """1 < value < inf."""
+    return None if 1 < value < math.inf else "must be above 1, and finite"
+
+
 def positive_or_inf(value: float) -> str | None:
     """0 < value ≤ inf."""
     return None if value > 0 else "must be positive (inf for none)"

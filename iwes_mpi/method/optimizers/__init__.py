@@ -6,6 +6,8 @@ An optimizer is a module of pure functions over a small state of its own:
     A NamedTuple; its fields are saved in checkpoints under their own names.
 ``init(d)``
     The state before the first step, for d parameters.
+``rate(length, d, n_pairs)``
+    The learning rate at which a first step has about this length, in theta's units.
 ``update(state, gradient, learning_rate, momentum)``
     One step down a gradient (d,): the new state, and the step (d,) to be added to theta.
 """
@@ -33,6 +35,10 @@ class Optimizer(Protocol):
     State: type[Any]
 
     def init(self, d: int, /) -> Any:
+        """See `optimizers`."""
+        ...
+
+    def rate(self, length: float, d: int, n_pairs: int, /) -> float:
         """See `optimizers`."""
         ...
 

@@ -24,6 +24,11 @@ def init(d: int) -> State:
     return State(0, np.zeros(d), np.zeros(d))
 
 
+def rate(length: float, d: int, n_pairs: int) -> float:
+    """See `optimizers`. Each element's first step is the learning rate; later ones are shorter."""
+    return length / math.sqrt(d)
+
+
 @kernel
 def _adam(gradient, rate, beta1, m, v, new_m, new_v, step):
     """One pass over all vectors (d,), where NumPy would make nine; the last three are filled."""

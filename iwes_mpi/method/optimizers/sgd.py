@@ -1,5 +1,6 @@
 """gradient steps with dampened momentum, as in the reference ES code."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,11 @@ class State(NamedTuple):
 def init(d: int) -> State:
     """See `optimizers`."""
     return State(0, np.zeros(d))
+
+
+def rate(length: float, d: int, n_pairs: int) -> float:
+    """See `optimizers`. The gradient of centered ranks that tell nothing has the length √(d / 24·n_pairs)."""
+    return length / math.sqrt(d / (24 * n_pairs))
 
 
 def update(

@@ -1,0 +1,122 @@
+"""The updates made from one population: plain ES first, then up to K that importance weights carry further.
+
+Each rule that bounds them is an option; with none of them, and one batch, this is the method of Campos et al. (2018).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwes_mpi.method import kernels
+from iwes_mpi.method.batch import Batch
+from iwes_mpi.method.estimator import Estimate, Estimator
+from iwes_mpi.method.noise import NoiseTable
+from iwes_mpi.method.optimizers import optimizer_named
+from iwes_mpi.method.phases import Phases
+from iwes_mpi.method.report import Stop, Update
+from iwes_mpi.method.state import State
+from iwes_mpi.mpi.group import Group
+from iwes_mpi.settings.config import Config
+
+
+class Updater:
+    """Moves theta by what populations tell. Collective on the group.
+
+    Parameters
+    ----------
+    config : Config
+    group : Group
+        The ranks that share the weights.
+    noise : NoiseTable
+    phases : Phases
+    """
+
+    def __init__(self, config: Config, group: Group, noise: NoiseTable, phases: Phases):
+        self._config = config
+        self._optimizer = optimizer_named(config.optimizer)
+        self._estimator = Estimator(
+            group, noise, phases, clip=config.clip, center=config.center, weight_kernel=config.weight_kernel,
+            per_pair=config.weigh_pairs,
+        )  # fmt: skip
+
+    def update(self, state: State, batches: Sequence[Batch], learning_rate: float) -> list[Update]:
+        """Up to 1 + K updates of theta from the newest of `batches`, and from the older ones with it.
+
+        Parameters
+        ----------
+        state : State
+            Its theta and optimizer move.
+        batches : sequence of Batch
+            The newest last; its center is theta.
+        learning_rate : float
+
+        Returns
+        -------
+        list of Update
+            Those that were made, and the one that a rule prevented.
+        """
+        config, newest = self._config, batches[-1]
+        updates: list[Update] = []
+        for k in range(1 + config.iw_updates):
+            update = Update(state.iteration, k, kl=newest.kl(state.theta))
+            updates.append(update)
+            update.estimate = self._estimate(updates, batches, state.theta)  # eqs. 3 and 4
+            if (stop := self._prevented(update, batches)) is not Stop.NOT:
+                update.stop = stop
+                break
+            assert update.estimate.gradient is not None
+            step = self._step(state, update.estimate.gradient, newest.sigma, learning_rate)
+            bounded = self._into_trust_region(state, newest)
+            update.accepted = True
+            update.grad_norm, update.update_norm = kernels.norm(update.estimate.gradient), kernels.norm(step)
+            if not math.isfinite(kernels.norm(state.theta)):
+                break  # for `EvolutionStrategies` to say on every rank
+            update.stop = Stop.KL if bounded else Stop.UPDATES if k == config.iw_updates else Stop.NOT
+            if bounded:
+                break
+        return updates
+
+    def _estimate(self, updates: list[Update], batches: Sequence[Batch], theta: NDArray[np.float64]) -> Estimate:
+        """The estimate for the newest of `updates`."""
+        config, k = self._config, updates[-1].k
+        if config.repeat_gradient and k > 0 and updates[0].estimate is not None:
+            return updates[0].estimate
+        if config.cross_fit:  # on pairs that the update before did not use
+            batches = [*batches[:-1], batches[-1].half(k % 2)]
+        return self._estimator.estimate(batches, theta)
+
+    def _prevented(self, update: Update, batches: Sequence[Batch]) -> Stop:
+        """The rule that keeps an update from being made, if any does. The first update is made if it can be."""
+        estimate = update.estimate
+        if estimate is None or estimate.gradient is None:
+            return Stop.OVERLAP
+        # In samples of the newest population: what older ones add may make it more than 1.
+        effective = estimate.ess * sum(batch.starts.size for batch in batches) / batches[-1].starts.size
+        return Stop.ESS if update.k > 0 and effective < self._config.min_ess else Stop.NOT
+
+    def _step(
+        self, state: State, gradient: NDArray[np.float64], sigma: float, learning_rate: float
+    ) -> NDArray[np.float64]:
+        """Move theta up the gradient with the optimizer and weight decay; returns the step (d,)."""
+        config = self._config
+        with np.errstate(over="ignore", invalid="ignore"):  # it is said once, as Diverged
+            descent = config.l2 * state.theta - gradient
+            state.optimizer, step = self._optimizer.update(state.optimizer, descent, learning_rate, config.momentum)
+            r = kernels.norm(step) / sigma
+            if r > config.max_step:
+                step *= config.max_step / r
+            state.theta += step
+        return step
+
+    def _into_trust_region(self, state: State, newest: Batch) -> bool:
+        """Bring theta back to the sphere ``max_kl`` around the population's center; returns whether it lay outside.
+
+        The optimizer's moments stay: they tell of gradients, not of steps.
+        """
+        kl = newest.kl(state.theta)
+        if not self._config.max_kl < kl < math.inf:
+            return False
+        state.theta[:] = newest.center + (state.theta - newest.center) * math.sqrt(self._config.max_kl / kl)
+        return True
