@@ -228,17 +228,11 @@ class EvolutionStrategies:
                     slot = n_eval + item
                     row = int(np.searchsorted(observe, item))
                     row = row if row < observe.size and observe[row] == item else -1
-                episode = self.runner.run(
-                    EpisodeTask(
-                        self._theta32,
-                        normaliser,
-                        rng,
-                        config.action_noise,
-                        row >= 0,
-                        not is_population,
-                        self.state.episode_cap if is_population else 0,
-                    )  # fmt: skip
+                cap = self.state.episode_cap if is_population else 0
+                task = EpisodeTask(
+                    self._theta32, normaliser, rng, config.action_noise, row >= 0, not is_population, cap
                 )
+                episode = self.runner.run(task)
                 returns[slot], lengths[slot] = episode.total_reward, episode.length
                 message["episodes_run"][0] += 1
                 if episode.obs_stats is not None and np.isfinite(episode.obs_stats).all():
