@@ -1,4 +1,4 @@
-"""Run under mpirun by test_noise.py: what one rank sees of the noise table, as one line of JSON per rank."""
+"""Started under mpirun by test_noise.py: what one rank sees of the noise table, as one line of JSON per rank."""
 
 import hashlib
 import json

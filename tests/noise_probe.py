@@ -1,0 +1,1 @@
+programs/noise_probe.py
