@@ -9,10 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from iwes_mpi import (
-    Run,  # FIXME
-    open_run,
-)
+from iwes_mpi import Run, open_run
 from iwes_mpi.shown.figures import style
 
 if TYPE_CHECKING:

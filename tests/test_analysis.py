@@ -17,15 +17,12 @@ import pandas as pd
 import pytest
 from nbclient.exceptions import CellExecutionError
 from scipy import stats
-from synthetic import make_run
+from synthetic import make_run, numbered_rows
 
 from iwes_mpi import open_run
-from iwes_mpi.files.columns import ITERATIONS, UPDATES
 from iwes_mpi.files.log import FORMAT, LOG, LogWriter
 from iwes_mpi.files.reader import empty_population
-
-# FIXME runlog.recorded_config
-from iwes_mpi.files.record import write_config
+from iwes_mpi.files.record import recorded_config, write_config
 from iwes_mpi.settings.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,7 +110,7 @@ def test_committed_logs_take_little_room():
 def test_committed_logs_say_where_they_come_from(table):
     for log in DATA.glob(f"{table}/*/log.h5"):
         run = open_run(log.parent)
-        assert runlog.recorded_config(log.parent) == run.config
+        assert recorded_config(log.parent) == run.config
         assert len(run.attrs["git_commit"]) == 40, f"{log}: a whole commit, without changes to it"
         assert {"python", "numpy", "gymnasium", "mujoco", "mpi"} <= set(json.loads(run.attrs["versions"]))
         assert Path(run.config.run_dir).name == log.parent.name
@@ -142,7 +139,7 @@ def test_a_collected_log_reads_as_the_original(collect, tmp_path):
     assert packed.attrs == ours.attrs
     assert {k: type(v) for k, v in packed.attrs.items()} == {k: type(v) for k, v in ours.attrs.items()}
     assert packed.config == ours.config
-    assert runlog.recorded_config(packed.path) == ours.config
+    assert recorded_config(packed.path) == ours.config
     with h5py.File(packed.path / "log.h5") as new, h5py.File(source / "log.h5") as old:
         for name in ("iterations/env_steps", "updates/kl"):
             assert dict(new[name].attrs) == dict(old[name].attrs)
@@ -165,8 +162,7 @@ def test_populations_are_collected_on_request_only(collect, tmp_path):
     returns, lengths = rng.normal(size=(3, 7, 2)), rng.integers(1, 99, (3, 7, 2))
     log = LogWriter(source / LOG, attrs, population=empty_population(0))
     for i in range(3):
-        row = dict.fromkeys(ITERATIONS, 0.0) | {"iteration": i}
-        log.append(row, [dict.fromkeys(UPDATES, 0.0) | {"iteration": i}], (returns[i], lengths[i]))
+        log.append(numbered_rows(i), (returns[i], lengths[i]))
     log.close()
     assert open_run(collect.collect(source, tmp_path / "without")).population is None
     found = open_run(collect.collect(source, tmp_path / "with", population=True)).population
@@ -336,7 +332,7 @@ def test_figure_3_projected():
     # The notebook's figure is no larger: it has the waiting for the longest episode in the whole.
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        from scaling import Machine, grown, of_run, predict
+        from model import Machine, grown, of_run, predict
     finally:
         sys.path.pop(0)
     paths = (DATA / f"time/ant-512-{name}" for name in ("episodes", "all-K5", "share-K5"))

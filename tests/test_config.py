@@ -21,6 +21,14 @@ HINTS = typing.get_type_hints(Config)
 TEXTS = ["Ant-v5", "my_module:Env-v0", "runs/ä ö/ü", 'quotes " and \\ back', "a=b", "123", "none-v0", "[x]", "# no"]
 
 
+def choices(name):
+    """The values that a setting may have, if they are a few names; else none."""
+    registry, hint = FIELDS[name].metadata["choices"], HINTS[name]
+    if registry is not None:
+        return registry.names
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+
+
 def random_value(name, rng):
     """A valid value of a setting, of any kind its type and its check allow."""
     field, hint = FIELDS[name], HINTS[name]
@@ -29,8 +37,8 @@ def random_value(name, rng):
         if rng.random() < 0.3:
             return None
         hint = typing.get_args(hint)[0]
-    if typing.get_origin(hint) is typing.Literal:
-        return str(rng.choice(typing.get_args(hint)))
+    if names := choices(name):
+        return str(rng.choice(names))
     if hint is bool:
         return bool(rng.integers(2))
     if hint is str:
@@ -226,7 +234,7 @@ def test_help_lists_every_setting_with_its_default(capsys):
             assert re.search(rf"default {re.escape(shown)}[\];]", entry), entry
         if field.metadata["unit"]:
             assert field.metadata["unit"] in entry, entry
-        for choice in typing.get_args(HINTS[name]) if typing.get_origin(HINTS[name]) is typing.Literal else ():
+        for choice in choices(name):
             assert choice in entry, entry
     for preset in preset_names():
         assert preset in entries["--preset"].replace("- ", "-")  # a line may end in a name's hyphen
@@ -278,11 +286,14 @@ BAD_FLAGS = {
 }
 
 
-def refused(call):
-    """The one line that a wrong input gives."""
+SPELL = build_parser().describe
+
+
+def refused(call, spell=SPELL):
+    """The setting and what is wrong with it, in the one line that a wrong input gives; by default on a command line."""
     with pytest.raises(WrongInput) as error:
         call()
-    text = str(error.value)
+    text = spell(error.value)
     assert text.splitlines() == [text]
     assert text.isprintable()
     setting, _, problem = text.partition(": ")
@@ -367,4 +378,4 @@ def test_damaged_json_is_refused(text):
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("value", [object(), [None], {1: 2}, math.nan, 1j], ids=lambda value: type(value).__name__)
 def test_values_of_wrong_types_name_the_setting(name, value):
-    assert refused(lambda: Config(**{name: value}))[0] == flag(name)
+    assert refused(lambda: Config(**{name: value}), str)[0] == name

@@ -8,13 +8,15 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iwes_mpi.method.phases import Phase
-from iwes_mpi.method.report import Report, Update
+
+if TYPE_CHECKING:  # who reads a log needs neither MPI nor compiled code
+    from iwes_mpi.method.report import Report, Update
 
 Tables = dict[str, dict[str, NDArray[Any]]]  # by table and column, arrays (rows,)
 
@@ -73,7 +75,7 @@ def _seconds(phase: Phase) -> Any:
     return _column("s", f"{phase.meaning}, in the iteration, mean over ranks", lambda report: report.seconds[phase])
 
 
-def _invalid(report: Report) -> int:
+def _invalid(report: "Report") -> int:
     population = report.population
     return sum(int(np.sum(~np.isfinite(sample))) for sample in (population.returns, population.eval_returns))
 
@@ -184,7 +186,7 @@ class Rows(NamedTuple):
         return min((row.ess for row in self.updates if not math.isnan(row.ess)), default=math.nan)
 
 
-def rows_of(report: Report) -> Rows:
+def rows_of(report: "Report") -> Rows:
     """The rows that tell of an iteration."""
     updates: list[Update] = report.updates
     return Rows(IterationRow.of(report), [UpdateRow.of(update) for update in updates])

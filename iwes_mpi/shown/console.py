@@ -4,12 +4,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from iwes_mpi.files.columns import Rows
-from iwes_mpi.method.state import State
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.limits import limited, used
+
+if TYPE_CHECKING:
+    from iwes_mpi.method.state import State
 
 _LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prun", "orterun", "srun")
 
@@ -85,7 +87,7 @@ def clock(seconds: float) -> str:
 class Lines:
     """One line per iteration, for log files."""
 
-    def __init__(self, state: State):
+    def __init__(self, state: "State"):
         self._rate = Rate(state.env_steps)
 
     def note(self, text: str) -> None:
@@ -110,7 +112,7 @@ class Lines:
 class Bar:
     """A live progress bar with the figures that tell how learning goes."""
 
-    def __init__(self, config: Config, state: State, width: int):
+    def __init__(self, config: Config, state: "State", width: int):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
@@ -196,7 +198,7 @@ class Both:
             display.close()
 
 
-def open_display(config: Config, state: State) -> Display:
+def open_display(config: Config, state: "State") -> Display:
     """The displays that ``--display`` and ``--tensorboard`` ask for."""
     shown = _open_shown(config, state)
     if not config.tensorboard:
@@ -206,7 +208,7 @@ def open_display(config: Config, state: State) -> Display:
     return Both(shown, Scalars(Path(config.run_dir or "."), state.iteration))
 
 
-def _open_shown(config: Config, state: State) -> Display:
+def _open_shown(config: Config, state: "State") -> Display:
     kind: Literal["auto", "bar", "lines", "none"] = config.display
     if kind == "none":
         return Nothing()
