@@ -19,9 +19,20 @@ PACKAGE = Path(iwes_mpi.__file__).parent.parent  # a working tree's tests start 
 
 COLD = 540  # s that one launch may take, when nothing is compiled yet
 
+# What a setting was by default when the records were begun.
+_FORMER = (
+    "--hidden-sizes 64 64 --n-pairs 5000 --min-env-steps 100000 --sigma 0.02 --obs-stat-probability 0.01 "
+    "--learning-rate 0.01 --l2 0.005 --iw-updates 0 --min-ess 0 --n-eval 30 --eval-every 1 "
+)
+# The preset quickstart of that time.
+_QUICKSTART = (
+    _FORMER + "--env-id HalfCheetah-v5 --hidden-sizes --min-env-steps 0 --obs-stat-probability 1 --sigma 0.02 "
+    "--learning-rate 0.01 --l2 0 --max-env-steps 6000000 --checkpoint-minutes 0.5 "
+)
+
 # A moment's work, with importance weights that count: the effective sample size is around a half.
 _SMALL = (
-    "--display none --iterations 2 --n-pairs 5 --min-env-steps 0 --n-eval 1 --max-episode-steps 20 "
+    _FORMER + "--display none --iterations 2 --n-pairs 5 --min-env-steps 0 --n-eval 1 --max-episode-steps 20 "
     "--noise-table-size 200000 --hidden-sizes 4 --sigma 0.1 --learning-rate 0.01 --obs-stat-probability 0.3 "
 )
 _DRIFT = _SMALL + "--env-id environments:Drift-v0 --max-episode-steps 60 --iw-updates 3 --n-pairs 6 "
@@ -68,7 +79,7 @@ _STAGES: dict[str, tuple[str, ...]] = {
         "--noise-table-size 200000",
     ),
     "quickstart": (
-        "--preset quickstart --display none --iterations 2 --n-pairs 5 --n-eval 1 --max-episode-steps 20 "
+        _QUICKSTART + "--display none --iterations 2 --n-pairs 5 --n-eval 1 --max-episode-steps 20 "
         "--noise-table-size 200000",
     ),
     # From here on one setting at a time differs from the first of these.

@@ -56,7 +56,47 @@ def test_round_trip(tmp_path: Path, optimizer: str) -> None:
 # -- formats -------------------------------------------------------------------------------------------------
 
 # Settings that there were when version 1 was written.
-SETTINGS_OF_VERSION_1 = ["env_id", "env_kwargs", "train_env_kwargs", "max_episode_steps", "hidden_sizes", "action_noise", "obs_clip", "obs_stat_probability", "n_pairs", "min_env_steps", "sigma", "common_random_numbers", "shaping", "optimizer", "learning_rate", "momentum", "l2", "iw_updates", "clip", "center", "min_ess", "max_kl", "weight_kernel", "weights_on", "n_eval", "iterations", "max_env_steps", "max_wall_time", "seed", "noise_table_size", "schedule", "run_dir", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "rollouts", "log_population", "tensorboard", "display"]
+SETTINGS_OF_VERSION_1 = [
+    "env_id",
+    "env_kwargs",
+    "train_env_kwargs",
+    "max_episode_steps",
+    "hidden_sizes",
+    "action_noise",
+    "obs_clip",
+    "obs_stat_probability",
+    "n_pairs",
+    "min_env_steps",
+    "sigma",
+    "common_random_numbers",
+    "shaping",
+    "optimizer",
+    "learning_rate",
+    "momentum",
+    "l2",
+    "iw_updates",
+    "clip",
+    "center",
+    "min_ess",
+    "max_kl",
+    "weight_kernel",
+    "weights_on",
+    "n_eval",
+    "iterations",
+    "max_env_steps",
+    "max_wall_time",
+    "seed",
+    "noise_table_size",
+    "schedule",
+    "run_dir",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "rollouts",
+    "log_population",
+    "tensorboard",
+    "display",
+]
 
 
 def with_header(image: bytes, version: object) -> bytes:

@@ -15,7 +15,7 @@ from golden_runs import COLD, OLD, PACKAGE, run_all
 
 # -- the package's modules: the only place of this file that names them --------------------------------------
 from iwes_mpi import open_run
-from iwes_mpi.runlog import TABLES
+from iwes_mpi.files.columns import TABLES
 
 # ------------------------------------------------------------------------------------------------------------
 
@@ -92,11 +92,11 @@ def test_an_old_run_opens(name, tmp_path):
     assert run.theta.dtype == np.float64
     for table, frame in (("iterations", run.iterations), ("updates", run.updates)):
         held = run.checkpoint.tables[table]
-        assert set(frame) == set(held)
+        assert set(frame) >= set(held), "columns that came later read blank"
         for column, values in held.items():
             assert frame[column].to_numpy().tobytes() == values.astype(frame[column].dtype).tobytes(), column
     assert run.updates["k"].max() == run.config.iw_updates
-    assert state.optimizer.v.any() == (name == "adam")
+    assert state.optimizer._fields == (("step", "m", "v") if name == "adam" else ("step", "velocity"))
 
 
 # The columns that the first version wrote, and no later one may forget. What is added since reads blank in old logs.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 # -- the package's modules: the only place of this file that names them --------------------------------------
 from iwes_mpi import open_run
-from iwes_mpi.mpi import launch
+from iwes_mpi.mpi.launch import launch
 from iwes_mpi.train import train
 
 # ------------------------------------------------------------------------------------------------------------
