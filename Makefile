@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: train test lint notebooks format clean
+.PHONY: train test lint notebooks docs format clean
 
 train: $(VENV)/.installed ## train HalfCheetah-v5 from scratch on all cores
 	$(ONE_THREAD) $(BIN)/mpirun -n $(CORES) $(BIN)/python -m iwes_mpi.train --preset quickstart
@@ -22,6 +22,10 @@ lint: $(VENV)/.installed
 notebooks: $(VENV)/.installed ## run the notebooks of analysis/ on the committed logs
 	$(ONE_THREAD) $(BIN)/python analysis/execute.py
 
+docs: $(VENV)/.docs ## build the web site of docs/ and the API reference; a warning, such as a broken link, is an error
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "open build/docs/index.html"
+
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -31,5 +35,9 @@ $(VENV)/.installed: pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,dev]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build/docs .mypy_cache .ruff_cache .pytest_cache

@@ -250,7 +250,7 @@ def test_figure_1_iw_updates_beat_es_at_the_low_rate(k):
     assert low > 0
 
 
-def test_figure_1_in_the_readme():
+def test_figure_1_in_the_docs():
     found = {k: [] for k in range(6)}
     for log in DATA.glob("scaled/linear-K*-lr0.0052-seed*/log.h5"):
         with h5py.File(log) as file:
@@ -258,8 +258,8 @@ def test_figure_1_in_the_readme():
             k = json.loads(file.attrs["config"])["iw_updates"]
         found[k].append(sum((steps[1:] - steps[:-1]) * (y[1:] + y[:-1]) / 2) / (steps[-1] - steps[0]))
     es, *iw = (f"{np.mean(found[k]):.0f}" for k in range(6))
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    assert f"{es} for plain ES and {', '.join(iw)} for K = 1 … 5" in readme
+    text = " ".join((ROOT / "docs/figures.md").read_text().split())
+    assert f"{es} for plain ES and {', '.join(iw)} for K = 1 … 5" in text
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_figure_1_in_the_readme():
     ],
 )
 def test_environment_steps_to_a_published_return(task, threshold, published):
-    """At most the published ones with ES; and the README's row is what the logs say."""
+    """At most the published ones with ES; and the row in the docs is what the logs say."""
     cells = [f" {task} ", f" {threshold:.0f} ", f" {published:,} "]
     for k in (0, 2):
         spent = []
@@ -291,7 +291,7 @@ def test_environment_steps_to_a_published_return(task, threshold, published):
         if k == 0:
             assert np.median(spent) <= published
     row = "|".join(["", *cells, ""])
-    assert row in (ROOT / "README.md").read_text().splitlines(), row
+    assert row in (ROOT / "docs/figures.md").read_text().splitlines(), row
 
 
 def typical(run):

@@ -68,11 +68,11 @@ class Updater:
                 break
             assert update.estimate.gradient is not None
             step = self._step(state, update.estimate.gradient, newest.sigma, learning_rate)
-            bounded = self._into_trust_region(state, newest)
             update.accepted = True
             update.grad_norm, update.update_norm = kernels.norm(update.estimate.gradient), kernels.norm(step)
             if not math.isfinite(kernels.norm(state.theta)):
                 break  # for `EvolutionStrategies` to say on every rank
+            bounded = self._into_trust_region(state, newest)
             update.stop = Stop.KL if bounded else Stop.UPDATES if k == config.iw_updates else Stop.NOT
             if bounded:
                 break
@@ -115,8 +115,10 @@ class Updater:
 
         The optimizer's moments stay: they tell of gradients, not of steps.
         """
+        if self._config.max_kl == math.inf:
+            return False
         kl = newest.kl(state.theta)
-        if not self._config.max_kl < kl < math.inf:
+        if kl <= self._config.max_kl:
             return False
         state.theta[:] = newest.center + (state.theta - newest.center) * math.sqrt(self._config.max_kl / kl)
         return True

@@ -217,6 +217,8 @@ class NativeRunner:
             high=space.high.astype(np.float32),
             obs_clip=config.obs_clip,
         )
+        simulator.skip_islands(inner.model)
+        self._no_clock = simulator.NoClock()
         self._simulations = {0: simulation}  # by cap: the newest, and whole episodes
         self._run: Any = None  # the compiled episode, once there has been one
 
@@ -268,6 +270,7 @@ class NativeRunner:
 
     def close(self) -> None:
         """Close the environment."""
+        self._no_clock.close()
         self._env.close()
 
 
