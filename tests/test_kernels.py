@@ -1,6 +1,5 @@
 """The compiled kernels against brute force in long double, at their limits, and in exact arithmetic."""
 
-import itertools
 import math
 
 import numpy as np
@@ -72,7 +71,9 @@ def test_log_weights_of_any_length(noise, d):
     starts, epsilon = population(noise, rng, 9, d)
     delta = of_norm(rng.standard_normal(d), 1.5)
     expected = reference.importance(epsilon, delta)[0]
-    np.testing.assert_allclose(all_log_weights(noise, starts, delta), np.broadcast_to(expected, (len(METHODS), 9, 2)), atol=2e-6)
+    np.testing.assert_allclose(
+        all_log_weights(noise, starts, delta), np.broadcast_to(expected, (len(METHODS), 9, 2)), atol=2e-6
+    )
 
 
 def test_mirrored_log_weights_swap_with_the_sign_of_delta(noise):

@@ -86,7 +86,7 @@ def test_unknown_names_are_refused(setting, value):
     ],
 )
 def test_unknown_names_in_calls_are_refused(setting, use):
-    with pytest.raises(WrongInput, match="must be one of .*, got 'nothing'") as caught:
+    with pytest.raises(WrongInput, match=r"must be one of .*, got 'nothing'") as caught:
         use("nothing")
     assert caught.value.setting == setting
 
@@ -297,7 +297,7 @@ def test_a_checkpoint_of_an_optimizer_that_is_gone_is_refused(add_file, tmp_path
     saved = checkpoint.encode(Checkpoint(run.state, run.config, {}, {}))
     (tmp_path / "method/optimizers/look_ahead.py").unlink()
     del vars(OPTIMIZERS)["_files"]
-    with pytest.raises(checkpoint.CheckpointError, match="understood: .*optimizer: must be one of adam, sgd, got"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"understood: .*optimizer: must be one of adam, sgd, got"):
         checkpoint.decode(saved, "it")
 
 
@@ -388,6 +388,4 @@ def test_help_does_not_import_the_method():
     """Names and summaries come from the files' text: nothing that compiles is imported for a command line."""
     source = (Path(iwes_mpi.__file__).parent / "settings" / "registry.py").read_text("utf-8")
     imported = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
-    assert {node.module for node in imported if node.module.startswith("iwes_mpi")} == {
-        "iwes_mpi.settings.wrong_input"
-    }
+    assert {node.module for node in imported if node.module.startswith("iwes_mpi")} == {"iwes_mpi.settings.wrong_input"}
