@@ -21,7 +21,7 @@ import iwes_mpi
 from iwes_mpi.files import checkpoint
 from iwes_mpi.files.checkpoint import Checkpoint
 from iwes_mpi.method import kernels, optimizers, shapings, weight_kernels
-from iwes_mpi.method.schedules import scheduled
+from iwes_mpi.method.schedules import factor
 from iwes_mpi.settings import command_line, registry
 from iwes_mpi.settings.command_line import build_parser
 from iwes_mpi.settings.config import Config
@@ -323,9 +323,9 @@ def test_a_shaping_that_is_added_shapes(add_file, world, noise):
 
 
 def test_a_schedule_that_is_added_schedules(add_file):
-    add_file("method/schedules", "late.py", '"""at the very end."""\n\n\ndef value(first, last, t):\n'
-             '    return last if t == 1.0 else first\n')  # fmt: skip
-    assert [scheduled("late", 3.0, 1.0, i, 4) for i in range(6)] == [3, 3, 3, 3, 1, 1]
+    add_file("method/schedules", "late.py", '"""at the very end."""\n\n\ndef factor(end, t):\n'
+             '    return end if t == 1.0 else 1.0\n')  # fmt: skip
+    assert [factor("late", 0.5, i, 4) for i in range(6)] == [1, 1, 1, 1, 0.5, 0.5]
     assert Config(sigma_schedule="late", learning_rate_schedule="late").sigma_schedule == "late"
 
 
