@@ -25,6 +25,7 @@ from iwes_mpi.mpi.world import World
 from iwes_mpi.policy import network, obs_stats
 from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.limits import GOAL_WINDOW
 
 _EVALUATION_SHARE = 0.1  # of all environment steps, unless --eval-every says how often
 _HISTORY = 64  # evaluations that an episode schedule may look back on
@@ -105,6 +106,9 @@ class EvolutionStrategies:
             ranks=world.size,
             seconds=self._share_seconds(),
         )
+        score = _mean(population.eval_returns)
+        if math.isfinite(score):
+            state.recent_evaluations = [*state.recent_evaluations, score][-GOAL_WINDOW:]
         self._adapt_episodes(population)
         state.iteration += 1
         return report

@@ -246,6 +246,9 @@ class Config:
 
     iterations: int | None = _limit("iterations in all, over restarts", values.count, "iterations")
     max_env_steps: int | None = _limit("environment steps of population episodes in all", values.at_least_one, "steps")
+    stop_at_return: float | None = _limit(
+        "mean return of three evaluations in a row at which the run has reached its goal", values.finite, "return"
+    )
     max_wall_time: float | None = _limit(
         "wall-clock time of this job; then a checkpoint is written and the exit code is 75", values.positive, "s"
     )
