@@ -67,7 +67,9 @@ def train(world: World, argv: list[str]) -> int:
     d = runner.network.n_parameters
     size, notice = agree(world, lambda: choose_size(config, world, d)) or (0, None)
     config = dataclasses.replace(config, noise_table_size=size)
-    state = state or initial_state(config.seed, runner.network, config.optimizer, config.train_episode_steps or 0)
+    state = state or initial_state(
+        config.seed, runner.network, config.optimizer, config.train_episode_steps or 0, config.whiten
+    )
     agree(world, lambda: _check_fit(state, runner))
 
     desk = agree(world, lambda: plan and _Desk(plan, config, state, world, begin), on_root=True)

@@ -105,7 +105,7 @@ def decode(data: bytes, name: str) -> Checkpoint:
         with h5py.File(io.BytesIO(data), "r") as file:
             attrs, config = file.attrs, Config.from_json(file.attrs["config"])
             optimizer = _optimizer(file, config.optimizer, version)
-            stats = obs_stats.unpack(file["obs_stats"][:])
+            stats = obs_stats.unpack(file["obs_stats"][:], config.whiten)
             counts: dict[str, Any] = {name: int(attrs[name]) for name in _COUNTS if name in attrs or version > 1}
             state = State(
                 theta=file["theta"][:], optimizer=optimizer, obs=stats, wall_time=float(attrs["wall_time"]), **counts

@@ -86,7 +86,7 @@ class EvolutionStrategies:
         updates = self._update(population)
         self._wait()  # ranks that take no part in the updates
         for packed in population.observed:
-            state.obs = obs_stats.merge(state.obs, obs_stats.unpack(packed))
+            state.obs = obs_stats.merge(state.obs, obs_stats.unpack(packed, self.config.whiten))
         state.env_steps += int(population.lengths.sum())
         state.episodes += population.returns.size
         state.eval_env_steps += int(population.eval_lengths.sum())
@@ -134,7 +134,7 @@ class EvolutionStrategies:
         if self._updater is None or not np.isfinite(population.returns).any():
             return []
         # One utility for one return, whichever population it is from.
-        utilities = shapings.shape(np.concatenate([one.returns for one in drawn]), config.shaping)
+        utilities = shapings.shape(np.concatenate([one.returns for one in drawn]), config.shaping, config.top_share)
         parts = np.split(utilities, np.cumsum([one.starts.size for one in drawn[:-1]]))
         batches = [self._batch(one, part) for one, part in zip(drawn, parts, strict=True)]
         return self._updater.update(state, batches, learning_rate_at(config, state.iteration, state.theta.size))
@@ -152,8 +152,11 @@ class EvolutionStrategies:
         """The population of this iteration: blocks of n_pairs until enough environment steps are made."""
         blocks: list[Population] = []
         steps, n_eval = 0, self._evaluations_due()
+        with self.phases(Phase.ROLLOUTS):
+            normaliser = self.state.obs.normaliser()
         while not blocks or (steps < self.config.min_env_steps and blocks[-1].lengths.any()):
-            blocks.append(self._evaluate_block(len(blocks) * self.config.n_pairs, 0 if blocks else n_eval))
+            first, n_eval = len(blocks) * self.config.n_pairs, 0 if blocks else n_eval
+            blocks.append(self._evaluate_block(first, n_eval, normaliser))
             steps += int(blocks[-1].lengths.sum())
         return Population(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
@@ -187,7 +190,7 @@ class EvolutionStrategies:
         if cap != state.episode_cap:
             state.episode_cap, state.history, state.drawn = cap, np.zeros((2, 0)), []
 
-    def _evaluate_block(self, first_pair: int, n_eval: int) -> Population:
+    def _evaluate_block(self, first_pair: int, n_eval: int, normaliser: NDArray[np.float64]) -> Population:
         """Evaluation episodes of theta, then one block of pairs, over all ranks as single-episode work items."""
         config, iteration = self.config, self.state.iteration
         n, d = config.n_pairs, self.state.theta.size
@@ -195,11 +198,10 @@ class EvolutionStrategies:
             starts = self.noise.starts(config.seed, iteration, first_pair, n, d)
             chosen = generator(config.seed, Stream.OBS_STATISTICS, iteration, first_pair).random(2 * n)
             observe = np.flatnonzero(chosen < config.obs_stat_probability)
-            normaliser = self.state.obs.normaliser()
             message = Message(
                 returns=slots(n_eval + 2 * n),
                 lengths=counts(n_eval + 2 * n),
-                observed=slots(observe.size, 1 + 2 * normaliser.shape[1]),
+                observed=slots(observe.size, 1 + normaliser.size),
                 episodes_run=counts(1),
             )
             returns, lengths, observed = message["returns"], message["lengths"], message["observed"]

@@ -43,11 +43,14 @@ class State:
     drawn: list[Drawn] = field(default_factory=list)  # the last populations that may be used again, the newest last
 
 
-def initial_state(seed: int, layout: network.Layout, optimizer: str, episode_cap: int = 0) -> State:
+def initial_state(
+    seed: int, layout: network.Layout, optimizer: str, episode_cap: int = 0, whiten: bool = False
+) -> State:
     """The state a run starts from: it depends on the seed, the policy's shape and the settings named alone."""
     theta = network.initial_parameters(layout, generator(seed, Stream.INITIALIZATION))
     start = optimizer_named(optimizer).init(theta.size)
-    return State(0, theta, start, obs_stats.initial_stats(int(layout.sizes[0])), episode_cap=episode_cap)
+    stats = obs_stats.initial_stats(int(layout.sizes[0]), whiten)
+    return State(0, theta, start, stats, episode_cap=episode_cap)
 
 
 def digest(theta: NDArray[np.float64]) -> int:
