@@ -168,7 +168,12 @@ class EvolutionStrategies:
         config, state = self.config, self.state
         if config.eval_every:
             return config.n_eval if state.iteration % config.eval_every == 0 else 0
-        length = state.eval_env_steps / state.eval_episodes if state.eval_episodes else self.runner.limit
+        if state.eval_episodes:
+            length = state.eval_env_steps / state.eval_episodes
+        elif state.episodes and not state.episode_cap:
+            length = state.env_steps / state.episodes
+        else:
+            length = self.runner.limit
         evaluations = state.eval_env_steps + config.n_eval * length
         return config.n_eval if evaluations <= _EVALUATION_SHARE * (state.env_steps + evaluations) else 0
 
