@@ -113,7 +113,7 @@ def _iterate(
     noise = NoiseTable(world, config.seed, size, with_norms=config.weight_kernel == "precomputed")
     es = EvolutionStrategies(config, world, runner, noise, state, stop)
     code, problem = FINISHED, ""
-    while not finished(config, state.iteration, state.env_steps):
+    while not finished(config, state.iteration, state.env_steps, state.recent_evaluations):
         # The safe point of an iteration: all ranks agree to go on, or why not.
         with es.phases(Phase.IDLE):  # the others wait for what rank 0 writes
             code = world.maximum_integer(code if code else STOPPED_EARLY if stop.pending() else _GO_ON)
@@ -226,6 +226,8 @@ def _plan(argv: list[str]) -> "Plan":
     from iwes_mpi.files.directory import make_plan  # files are rank 0's business alone, and so is importing them
 
     plan = make_plan(parse(argv))
+    if plan.config.stop_at_return is not None and plan.config.n_eval == 0:
+        raise WrongInput("stop_at_return", "needs evaluations, but `n_eval` is 0")
     if plan.config.tensorboard:
         from iwes_mpi.shown.tensorboard import require
 

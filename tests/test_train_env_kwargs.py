@@ -13,7 +13,7 @@ from iwes_mpi.rollouts.episode import EpisodeTask
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
-SMALL = {"hidden_sizes": (4,), "n_pairs": 3, "min_env_steps": 0, "n_eval": 3}
+SMALL = {"hidden_sizes": (4,), "n_pairs": 3, "min_env_steps": 0, "n_eval": 3, "eval_every": 1}
 NO_BONUS = {"healthy_reward": 0}
 
 

@@ -63,6 +63,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
             file.attrs[name] = np.int64(getattr(state, name))
         file.attrs["wall_time"] = np.float64(state.wall_time)
         file["theta"], file["history"] = state.theta, state.history
+        file["recent_evaluations"] = np.array(state.recent_evaluations, np.float64)
         for i, drawn in enumerate(state.drawn):
             for name, value in vars(drawn).items():
                 file[f"drawn/{i:04d}/{name}"] = value
@@ -111,6 +112,7 @@ def decode(data: bytes, name: str) -> Checkpoint:
             )
             if version > 1:
                 state.history = file["history"][:]
+                state.recent_evaluations = list(map(float, file.get("recent_evaluations", ())))
                 state.drawn = [_drawn(group) for _, group in sorted(file.get("drawn", {}).items())]
             log = file["log"]
             tables = {table: {name: column[:] for name, column in log[table].items()} for table in log}

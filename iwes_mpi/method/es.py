@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from iwes_mpi.method import episode_schedules, kernels, shapings
 from iwes_mpi.method.batch import Batch
 from iwes_mpi.method.noise import NoiseTable
-from iwes_mpi.method.optimizers import optimizer_named
 from iwes_mpi.method.phases import Phase, Phases
 from iwes_mpi.method.report import Population, Report, Update
-from iwes_mpi.method.schedules import scheduled
+from iwes_mpi.method.schedules import learning_rate_at, sigma_at
 from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.method.state import Drawn, State, digest
 from iwes_mpi.method.updates import Updater
@@ -26,6 +25,7 @@ from iwes_mpi.mpi.world import World
 from iwes_mpi.policy import network, obs_stats
 from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.limits import GOAL_WINDOW
 
 _EVALUATION_SHARE = 0.1  # of all environment steps, unless --eval-every says how often
 _HISTORY = 64  # evaluations that an episode schedule may look back on
@@ -106,6 +106,9 @@ class EvolutionStrategies:
             ranks=world.size,
             seconds=self._share_seconds(),
         )
+        score = _mean(population.eval_returns)
+        if math.isfinite(score):
+            state.recent_evaluations = [*state.recent_evaluations, score][-GOAL_WINDOW:]
         self._adapt_episodes(population)
         state.iteration += 1
         return report
@@ -113,25 +116,7 @@ class EvolutionStrategies:
     @property
     def sigma(self) -> float:
         """Standard deviation of the perturbations in this iteration."""
-        config = self.config
-        return scheduled(
-            config.sigma_schedule, config.sigma, config.sigma_last, self.state.iteration, config.schedule_iterations
-        )
-
-    @property
-    def learning_rate(self) -> float:
-        """The optimizer's learning rate in this iteration."""
-        config = self.config
-        rate = scheduled(
-            config.learning_rate_schedule, config.learning_rate, config.learning_rate_last, self.state.iteration,
-            config.schedule_iterations,
-        )  # fmt: skip
-        if config.step_in_sigma is not None:  # a share of the first rate, which makes steps of this length
-            start = optimizer_named(config.optimizer).rate(
-                config.step_in_sigma * self.sigma, self.state.theta.size, config.n_pairs
-            )
-            rate *= start / config.learning_rate
-        return rate
+        return sigma_at(self.config, self.state.iteration)
 
     def _wait(self) -> None:
         """Wait for the other ranks, charged as idle time."""
@@ -152,7 +137,7 @@ class EvolutionStrategies:
         utilities = shapings.shape(np.concatenate([one.returns for one in drawn]), config.shaping, config.top_share)
         parts = np.split(utilities, np.cumsum([one.starts.size for one in drawn[:-1]]))
         batches = [self._batch(one, part) for one, part in zip(drawn, parts, strict=True)]
-        return self._updater.update(state, batches, self.learning_rate)
+        return self._updater.update(state, batches, learning_rate_at(config, state.iteration, state.theta.size))
 
     def _batch(self, drawn: Drawn, utilities: NDArray[np.float64]) -> Batch:
         return Batch(drawn.center, drawn.sigma, drawn.starts, utilities)
@@ -181,7 +166,7 @@ class EvolutionStrategies:
         Unless ``eval_every`` says when, whenever the steps of all evaluations stay within their share of all steps.
         """
         config, state = self.config, self.state
-        if config.eval_every is not None:
+        if config.eval_every:
             return config.n_eval if state.iteration % config.eval_every == 0 else 0
         length = state.eval_env_steps / state.eval_episodes if state.eval_episodes else self.runner.limit
         evaluations = state.eval_env_steps + config.n_eval * length
@@ -267,16 +252,17 @@ class EvolutionStrategies:
         Diverged
             On every rank, if theta is not finite on any.
         """
-        config = self.config
+        config, state = self.config, self.state
         message = Message(nanoseconds=counts(len(Phase)), diverged=counts(1))
         message["nanoseconds"][:] = [round(1e9 * seconds) for seconds in self.phases.take().values()]
         message["diverged"][0] = not self._is_finite()
         with self.phases(Phase.COMM):
             message.reduce(self.world)
         if message["diverged"][0]:
+            rate = learning_rate_at(config, state.iteration, state.theta.size)
             raise Diverged(
-                f"theta is no longer finite in iteration {self.state.iteration}: `learning_rate` "
-                f"{config.learning_rate} is too large for `sigma` {config.sigma} and `shaping` {config.shaping}"
+                f"theta is no longer finite in iteration {state.iteration}: `learning_rate` {rate:g} is too large for "
+                f"`sigma` {config.sigma} and `shaping` {config.shaping}"
             )
         means = message["nanoseconds"] / (1e9 * self.world.size)
         return dict(zip(Phase, means.tolist(), strict=True))

@@ -38,6 +38,8 @@ class State:
     episode_cap: int = 0  # steps after which population episodes are cut; 0 for none
     # (2, evaluations) since the cap has changed: mean return of the population's episodes, of the center's whole ones
     history: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 0)))
+    # The mean returns of the last evaluations, up to three, the newest last: for the return at which a run ends
+    recent_evaluations: list[float] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)  # the last populations that may be used again, the newest last
 
 
