@@ -20,6 +20,12 @@ class Drawn:
     sigma: float
     starts: NDArray[np.int64]  # (n_pairs,)
     returns: NDArray[np.float64]  # (n_pairs, 2) may be NaN
+    used: NDArray[np.bool_] | None = None  # (n_pairs, 2) whether a member is in use (`mixing`); None: all are
+
+    @property
+    def returns_in_use(self) -> NDArray[np.float64]:
+        """Returns (samples,) of the members in use, in order."""
+        return self.returns.ravel() if self.used is None else self.returns[self.used]
 
 
 @dataclass
@@ -38,7 +44,9 @@ class State:
     episode_cap: int = 0  # steps after which population episodes are cut; 0 for none
     # (2, evaluations) since the cap has changed: mean return of the population's episodes, of the center's whole ones
     history: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 0)))
-    drawn: list[Drawn] = field(default_factory=list)  # the last populations that may be used again, the newest last
+    # The last populations that may be used again, the newest last. With importance mixing: those of which something is
+    # in use, and the newest in any case, for it tells which distribution the set in use counts as drawn from.
+    drawn: list[Drawn] = field(default_factory=list)
 
 
 def initial_state(seed: int, layout: network.Layout, optimizer: str, episode_cap: int = 0) -> State:
