@@ -40,7 +40,7 @@ class Updater:
         self._optimizer = optimizer_named(config.optimizer)
         self._estimator = Estimator(
             group, noise, phases, clip=config.clip, center=config.center, weight_kernel=config.weight_kernel,
-            per_pair=config.weigh_pairs,
+            per_pair=config.weigh_pairs, mixed=config.importance_mixing is not None,
         )  # fmt: skip
 
     def update(self, state: State, batches: Sequence[Batch], learning_rate: float) -> list[Update]:
@@ -97,8 +97,10 @@ class Updater:
         estimate = update.estimate
         if estimate is None or estimate.gradient is None:
             return Stop.OVERLAP
-        # In samples of the newest population: what older ones add may make it more than 1.
-        effective = estimate.ess * sum(batch.starts.size for batch in batches) / batches[-1].starts.size
+        effective = estimate.ess
+        if self._config.importance_mixing is None:
+            # In samples of the newest population: what older ones add may make it more than 1.
+            effective = effective * sum(batch.samples for batch in batches) / batches[-1].samples
         return Stop.ESS if update.k > 0 and effective < self._config.min_ess else Stop.NOT
 
     def _step(

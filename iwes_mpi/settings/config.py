@@ -206,6 +206,12 @@ class Config:
         "importance weighting", 1, "populations that count, by the balance heuristic: the newest and those before it",
         values.at_least_one, "populations",
     )  # fmt: skip
+    importance_mixing: float | None = _setting(
+        "importance weighting", None,
+        "importance mixing: an iteration keeps those samples of the one before that fit where theta is now, and runs "
+        "episodes only for new ones in place of the others; at least this share is replaced, on average (default: off)",
+        values.share_above_zero,
+    )  # fmt: skip
     weigh_pairs: bool = _setting(
         "importance weighting", False, "both members of a pair get the mean of their two weights"
     )
@@ -363,6 +369,17 @@ class Config:
             for f in dataclasses.fields(self)
             if f.metadata["changes_results"] and getattr(self, f.name) != getattr(other, f.name)
         ]
+
+
+def check_together(config: Config) -> None:
+    """Raise WrongInput if two settings, each right by itself, cannot be combined."""
+    if config.importance_mixing is None:
+        return
+    for name, alone in (("reuse_batches", 1), ("min_env_steps", 0), ("cross_fit", False), ("weigh_pairs", False)):
+        value = getattr(config, name)
+        if value != alone:
+            shown = "" if value is True else f" {values.text(value)}"
+            raise WrongInput("importance_mixing", f"cannot be combined with `{name}`{shown}")
 
 
 def refuse_unknown(settings: Mapping[str, Any], source: str) -> None:
