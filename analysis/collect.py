@@ -27,16 +27,6 @@ from iwes_mpi.files.run import Run
 DATA = Path(__file__).resolve().parent / "data"
 
 
-def finished(run: Run) -> bool:
-    """Whether a run has come to the limits it was given."""
-    rows, config = run.iterations, run.config
-    if rows.empty:
-        return False
-    if config.iterations is not None and len(rows) >= config.iterations:
-        return True
-    return config.max_env_steps is not None and int(rows["env_steps"].iloc[-1]) >= config.max_env_steps
-
-
 def _put(group: h5py.Group, name: str, column: Column, values: NDArray[np.generic]) -> None:
     options = {"chunks": values.shape, "compression": "gzip", "compression_opts": 9, "shuffle": True}
     dataset = group.create_dataset(name, data=values.astype(column.dtype), **(options if values.size else {}))
@@ -80,7 +70,7 @@ def main() -> int:
     copied = 0
     for path in options.runs:
         try:
-            if not options.unfinished and not finished(open_run(path)):
+            if not options.unfinished and not open_run(path).finished:
                 print(f"{path} has not come to its end; left out", file=sys.stderr)
                 continue
             collect(path, options.output, options.population)

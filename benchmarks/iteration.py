@@ -11,7 +11,6 @@ since on a shared machine it is mostly other programs' doing, and would flatter 
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -39,8 +38,7 @@ def train(options: argparse.Namespace, run_dir: str) -> None:
     command = [str(launcher) if launcher.exists() else "mpirun", "-n", str(options.ranks)]
     command += [sys.executable, "-m", "iwes_mpi.train", *(str(x) for pair in arguments.items() for x in pair)]
     print(" ".join(command), flush=True)
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    subprocess.run(command, check=True, timeout=options.timeout, env=os.environ | threads)
+    subprocess.run(command, check=True, timeout=options.timeout)
 
 
 def main() -> int:

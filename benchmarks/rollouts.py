@@ -79,25 +79,25 @@ class Recorder:
         return self._env.step(action)
 
 
-def feedback(network, gains):
+def feedback(layout, gains):
     """A policy whose first unit of each layer passes gains·observation on, almost linearly, among random others."""
-    theta, offset = network.initial_parameters(network, np.random.default_rng(0)), 0
-    for layer, (inputs, outputs) in enumerate(zip(network.sizes[:-1], network.sizes[1:], strict=True)):
+    theta, offset = network.initial_parameters(layout, np.random.default_rng(0)), 0
+    for layer, (inputs, outputs) in enumerate(zip(layout.sizes[:-1], layout.sizes[1:], strict=True)):
         weights = theta[offset : offset + inputs * outputs].reshape(inputs, outputs)
         weights[:, 0] = 0.05 * np.array(gains) if layer == 0 else 0.0
-        weights[0, 0] = 20.0 if layer == len(network.sizes) - 2 else weights[0, 0] if layer == 0 else 1.0
+        weights[0, 0] = 20.0 if layer == len(layout.sizes) - 2 else weights[0, 0] if layer == 0 else 1.0
         offset += (inputs + 1) * outputs
     return theta
 
 
-def make_tasks(config, network, steps, gains=None):
+def make_tasks(config, layout, steps, gains=None):
     """Task factories of episodes that together make at least so many environment steps, and how many they make."""
     rng = np.random.default_rng(0)
-    normaliser = obs_stats.initial_stats(int(network.sizes[0])).normaliser()
+    normaliser = obs_stats.initial_stats(int(layout.sizes[0])).normaliser()
 
     def factory(sample):
-        theta = network.empty_parameters(network.n_parameters)
-        theta[:] = feedback(network, gains) if gains else network.initial_parameters(network, rng)
+        theta = network.empty_parameters(layout.n_parameters)
+        theta[:] = feedback(layout, gains) if gains else network.initial_parameters(layout, rng)
         return lambda: EpisodeTask(
             theta, normaliser, generator(0, Stream.POPULATION_EPISODE, 0, sample), config.action_noise, False
         )
@@ -183,13 +183,13 @@ def read(n, values):
 
 def compare_policy(obs_size, action_size, hidden, rounds):
     """The policy's speed against reading its parameters: one line."""
-    network = network.layout(obs_size, hidden, action_size)
+    layout = network.layout(obs_size, hidden, action_size)
     rng = np.random.default_rng(0)
-    theta = network.empty_parameters(network.n_parameters)
-    theta[:] = network.initial_parameters(network, rng)
+    theta = network.empty_parameters(layout.n_parameters)
+    theta[:] = network.initial_parameters(layout, rng)
     normaliser = obs_stats.initial_stats(obs_size).normaliser()
     arguments = (
-        network.sizes, theta, normaliser, 5.0, network.scratch(), rng.standard_normal(obs_size),
+        layout.sizes, theta, normaliser, 5.0, layout.scratch(), rng.standard_normal(obs_size),
         np.zeros(action_size, dtype=np.float32),
     )  # fmt: skip
     n = max(1, 20_000_000 // theta.size)

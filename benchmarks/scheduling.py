@@ -9,7 +9,7 @@ halfway through learning) or "early" (all exponential around 200, at most 1,000)
 
 Shown is the idle share, ``time_idle`` over the sum of all phases in the run's log; the same over rollouts and waiting
 alone, since exchanges between many ranks on two cores take turns; and the share that perfect clocks would give: the
-same episodes handed out by `scaling.spans`. With more ranks than cores, a rank that polls for messages takes the core
+same episodes handed out by `model.spans`. With more ranks than cores, a rank that polls for messages takes the core
 of one that would wake up; so `World.barrier` waits asleep then, MPI is told to give its core away at every poll of
 other exchanges, and an episode sleeps long against the scheduler's time slices. ``--out`` keeps the runs, for
 ``scaling.py --check``. The exit code is 1 if mixed episodes leave the dynamic schedule idle for more than 0.13.
@@ -20,64 +20,19 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
-
-import gymnasium
-import numpy as np
-from gymnasium.spaces import Box
 
 ALLOWED = 0.13
 
 EPISODES_PER_RANK, EVALUATIONS = 14, 30
 
 
-def draw_length(rng: np.random.Generator, kind: str) -> int:
-    """Steps of one episode, 1 to 1000."""
-    if kind == "mixed" and rng.random() < 0.4:
-        return 1000
-    return int(min(1000.0, 1.0 + rng.exponential(200.0)))
-
-
-class Sleeper(gymnasium.Env[Any, Any]):
-    """One step that sleeps as long as a whole episode would compute, and returns that episode's steps.
-
-    Parameters
-    ----------
-    kind : str
-        See `draw_length`.
-    unit : float
-        Seconds per step of the episode it stands for.
-    """
-
-    observation_space = Box(-1.0, 1.0, (1,), np.float64)
-    action_space = Box(-1.0, 1.0, (1,), np.float32)
-
-    def __init__(self, kind: str = "mixed", unit: float = 0.001):
-        self.kind, self.unit = kind, unit
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Draw how long the episode will be."""
-        super().reset(seed=seed)
-        self.length = draw_length(self.np_random, self.kind)
-        return np.zeros(1), {}
-
-    def step(self, action: Any) -> Any:
-        """The whole episode."""
-        time.sleep(self.unit * self.length)
-        return np.zeros(1), float(self.length), True, False, {}
-
-
-if "Sleeper-v0" not in gymnasium.registry:  # a rank meets this file twice: as its program, then as the environment's
-    gymnasium.register("Sleeper-v0", Sleeper, max_episode_steps=1)
-
-
 def settings(run_dir: Path, ranks: int, kind: str, schedule: str, unit: float, iterations: int) -> list[str]:
     """The command line of one run."""
     return [
-        *("--env-id", "scheduling:Sleeper-v0", "--env-kwargs", f'{{"kind": "{kind}", "unit": {unit}}}'),
+        *("--env-id", "sleeper:Sleeper-v0", "--env-kwargs", f'{{"kind": "{kind}", "unit": {unit}}}'),
         *("--n-pairs", str(EPISODES_PER_RANK * ranks // 2), "--min-env-steps", "0", "--n-eval", str(EVALUATIONS)),
+        *("--eval-every", "1"),
         *("--iterations", str(iterations), "--schedule", schedule, "--run-dir", str(run_dir), "--display", "none"),
         *("--noise-table-size", "1000000", "--log-population"),
     ]
@@ -86,7 +41,6 @@ def settings(run_dir: Path, ranks: int, kind: str, schedule: str, unit: float, i
 def run(ranks: int, kinds: list[str], schedules: list[str], unit: float, iterations: int, out: Path) -> None:
     """Run all cases one after the other in one job of `ranks` ranks: OUT/KIND-SCHEDULE-RANKS each."""
     variables = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parent),
         "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
         "OMPI_MCA_mpi_yield_when_idle": "1",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
@@ -141,7 +95,7 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--out", type=Path, help="keep the runs in this directory")
     options = parser.parse_args()
-    import scaling
+    from model import of_run
 
     failed = False
     with tempfile.TemporaryDirectory() as temporary:
@@ -154,7 +108,7 @@ def main() -> int:
                 for schedule in options.schedules:
                     run_dir = out / f"{kind}-{schedule}-{ranks}"
                     of_all, of_rollouts = idle_shares(run_dir)
-                    ideal = 1 - scaling.of_run(run_dir, "returns").busy_share(ranks, schedule)
+                    ideal = 1 - of_run(run_dir, "returns").busy_share(ranks, schedule)
                     figures = f"{of_all:10.3f}  {of_rollouts:11.3f}  {ideal:14.3f}"
                     print(f"{ranks:5}  {kind:8}  {schedule:8}  {figures}", flush=True)
                     failed |= (kind, schedule) == ("mixed", "dynamic") and of_all > ALLOWED

@@ -66,16 +66,8 @@ def main() -> int:
     parser.add_argument("--noise-table-size", default="none", help="[none: the default, 250 million]")
     options = parser.parse_args()
     arguments = [
-        *(
-            "--env-id",
-            options.env_id,
-            "--noise-table-size",
-            options.noise_table_size,
-            "--n-pairs",
-            "8",
-            "--n-eval",
-            "2",
-        ),
+        *("--env-id", options.env_id, "--noise-table-size", options.noise_table_size, "--n-pairs", "8"),
+        *("--n-eval", "2", "--eval-every", "1"),
         *("--min-env-steps", "0", "--max-episode-steps", "10", "--iterations", "1", "--iw-updates", "1"),
         *("--display", "none"),
     ]

@@ -1,5 +1,7 @@
 """``python -m iwes_mpi.evaluate RUN``: score a run's policy with fresh episodes, on any number of ranks; film one."""
 
+from iwes_mpi.mpi import process  # isort: skip  # noqa: F401 - before NumPy: it settles the number of threads
+
 import argparse
 import math
 import sys

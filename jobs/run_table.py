@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 NOT_FLAGS = ("figure", "run_dir")
 
 
@@ -75,14 +74,13 @@ def main() -> int:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     launcher = launch(mpirun)
-    environment = dict(os.environ) | dict.fromkeys(THREADS, "1")
 
     def run(row: dict[str, str]) -> int:
         command = [*launcher, "-n", str(arguments.ranks), sys.executable, "-m", "iwes_mpi.train"]
         command += [*flags(row), *further]
         command += ["--run-dir", row["run_dir"], "--resume", "auto", "--display", "none"]
         start = time.monotonic()
-        code = subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
         print(f"{row['run_dir']}: exit code {code} after {time.monotonic() - start:.0f} s", flush=True)
         return code
 

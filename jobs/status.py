@@ -118,18 +118,14 @@ def inspect(run_dir: Path, element: tuple[str, str] | None, queue: Queue, stall:
     if (run_dir / "log.h5").exists():
         try:
             run = iwes_mpi.open_run(run_dir)
-            rows, config = run.iterations, run.config
+            rows, done = run.iterations, run.finished
         except Exception as error:  # whatever it is, the other runs are still to be shown
             damage = " ".join(str(error).split())
         else:
             age = time.time() - (run_dir / "log.h5").stat().st_mtime
-            iterations = len(rows)
-            env_steps = int(rows["env_steps"].iloc[-1]) if iterations else 0
+            iterations, env_steps = len(rows), run.env_steps
             medians = rows["eval_return_median"].dropna()
             eval_median = float(medians.iloc[-1]) if len(medians) else None
-            done = (config.iterations is not None and iterations >= config.iterations) or (
-                config.max_env_steps is not None and env_steps >= config.max_env_steps
-            )
 
     fresh = age is not None and age < stall
     if damage:

@@ -1,11 +1,8 @@
 """What all tests share: one thread per process, the world of one rank, and a noise table."""
 
-import os
+from iwes_mpi.mpi import process  # isort: skip  # noqa: F401 - before NumPy: it settles the number of threads
 
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")  # before NumPy loads
-
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(scope="session")

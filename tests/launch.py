@@ -11,13 +11,15 @@ from functools import cache
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
-TESTS = Path(__file__).parent
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+TESTS = Path(__file__).resolve().parent
+PROGRAMS = TESTS / "programs"
+ROOT = TESTS.parent
 
 # A run that takes a moment: not divisible by any number of ranks, extra blocks of pairs, every kind of exchange.
 SMALL = [
     *("--env-id", "environments:Drift-v0", "--hidden-sizes", "5", "--n-pairs", "13", "--min-env-steps", "1200"),
-    *("--n-eval", "3", "--iw-updates", "2", "--obs-stat-probability", "0.3", "--noise-table-size", "20000"),
+    *("--n-eval", "3", "--eval-every", "1", "--iw-updates", "2", "--min-ess", "0", "--obs-stat-probability", "0.3"),
+    *("--noise-table-size", "20000"),
     *("--learning-rate", "0.02", "--sigma", "0.1", "--iterations", "4"),
 ]
 
@@ -34,11 +36,15 @@ def command(ranks: int, *arguments: str, launcher: str = "mpirun") -> list[str]:
     return [str(BIN / launcher), *options, "-n", str(ranks), sys.executable, *arguments]
 
 
+def python_path(*folders: Path) -> str:
+    """A PYTHONPATH with this checkout's package, the test environments and these folders, which come first."""
+    return os.pathsep.join(map(str, (*folders, ROOT, TESTS)))
+
+
 def environment(**extra: str) -> dict[str, str]:
-    """The environment of a run: one thread per rank, and the test environments importable."""
-    variables = dict(os.environ) | dict.fromkeys(THREADS, "1")
-    variables |= {"PYTHONPATH": str(TESTS), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return variables | extra
+    """The environment of a run: this checkout's package and the test environments importable."""
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return dict(os.environ) | {"PYTHONPATH": python_path()} | root | extra
 
 
 @dataclass
@@ -84,6 +90,20 @@ def run(ranks: int, *arguments: str, timeout: float = 120, **extra: str) -> Outc
 def train(ranks: int, *arguments: str, timeout: float = 120, **extra: str) -> Outcome:
     """Run ``iwes_mpi.train`` under mpirun."""
     return run(ranks, "-m", "iwes_mpi.train", *arguments, timeout=timeout, **extra)
+
+
+def program(ranks: int, name: str, *arguments: str, timeout: float = 120, **extra: str) -> Outcome:
+    """Run a program of tests/programs under mpirun."""
+    return run(ranks, str(PROGRAMS / name), *arguments, timeout=timeout, **extra)
+
+
+def plain(name: str, *arguments: str, timeout: float = 120, given: str | None = None, **extra: str) -> Outcome:
+    """Run a program of tests/programs without MPI, with `given` on its standard input."""
+    done = subprocess.run(
+        [sys.executable, str(PROGRAMS / name), *arguments], env=environment(**extra), input=given,
+        capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def descendants(pid: int) -> list[int]:

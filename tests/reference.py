@@ -29,7 +29,7 @@ def importance(epsilon, delta, sigma=0.02):
     ----------
     epsilon : (n, d)
     delta : (d,)
-        (theta^t − theta^{t+k}) / sigma.
+        (theta^{t+k} − theta^t) / sigma.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def importance(epsilon, delta, sigma=0.02):
     n, d = epsilon.shape
     sigma = Long(sigma)
     old = np.linspace(-1, 1, d).astype(Long)  # theta^t; nothing may depend on it
-    new = old - sigma * delta.astype(Long)  # theta^{t+k}
+    new = old + sigma * delta.astype(Long)  # theta^{t+k}
     log_c = np.empty((n, 2), dtype=Long)
     score = np.empty((n, 2, d), dtype=Long)
     for i in range(n):
@@ -48,6 +48,41 @@ def importance(epsilon, delta, sigma=0.02):
             x = old + sign * sigma * epsilon[i].astype(Long)
             log_c[i, member] = log_density(x, new, sigma) - log_density(x, old, sigma)
             score[i, member] = (x - new) / sigma
+    return log_c, score
+
+
+def mixture(batches, theta, sigma):
+    """Weights of the samples of several populations as one drawn from their mixture, and their scores at theta.
+
+    Veach and Guibas (1995), section 3.3: c = p(x) / Σ_m (N_m/N) p_m(x), whichever of them x was drawn from.
+
+    Parameters
+    ----------
+    batches : sequence of (center, sigma, epsilon)
+        Shapes (d,), (), (n, d).
+    theta, sigma :
+        The search distribution N(theta, sigma²·I) at which gradient and weights are wanted.
+
+    Returns
+    -------
+    log_c : list of (n, 2)
+    score : list of (n, 2, d)
+        sigma·∇_theta log N(x; theta, sigma²·I).
+    """
+    theta, sigma = theta.astype(Long), Long(sigma)
+    total = sum(len(epsilon) for _, _, epsilon in batches)
+    log_c, score = [], []
+    for center, own_sigma, epsilon in batches:
+        log_c.append(np.empty((len(epsilon), 2), dtype=Long))
+        score.append(np.empty((len(epsilon), 2, theta.size), dtype=Long))
+        for i, row in enumerate(epsilon):
+            for member, sign in enumerate((1, -1)):
+                x = center.astype(Long) + sign * Long(own_sigma) * row.astype(Long)
+                terms = [np.log(Long(len(e)) / total) + log_density(x, c.astype(Long), s) for c, s, e in batches]
+                top = max(terms)
+                denominator = top + np.log(sum(np.exp(term - top) for term in terms))
+                log_c[-1][i, member] = log_density(x, theta, sigma) - denominator
+                score[-1][i, member] = (x - theta) / sigma
     return log_c, score
 
 

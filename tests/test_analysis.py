@@ -17,15 +17,12 @@ import pandas as pd
 import pytest
 from nbclient.exceptions import CellExecutionError
 from scipy import stats
-from synthetic import make_run
+from synthetic import make_run, numbered_rows
 
 from iwes_mpi import open_run
-from iwes_mpi.files.columns import ITERATIONS, UPDATES
 from iwes_mpi.files.log import FORMAT, LOG, LogWriter
 from iwes_mpi.files.reader import empty_population
-
-# FIXME runlog.recorded_config
-from iwes_mpi.files.record import write_config
+from iwes_mpi.files.record import recorded_config, write_config
 from iwes_mpi.settings.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,6 +66,7 @@ def test_there_are_all_notebooks():
     assert [path.stem for path in NOTEBOOKS] == NAMES
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_told_of(tmp_path):
     cells = [nbformat.v4.new_code_cell("1 / 0")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "bad.ipynb")
@@ -82,6 +80,7 @@ def spent():
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_from_a_clean_state(name, spent):
     path = ANALYSIS / f"{name}.ipynb"
@@ -95,6 +94,7 @@ def test_a_notebook_runs_from_a_clean_state(name, spent):
     assert tables(notebook) == tables(committed), "the committed logs give other numbers: python analysis/execute.py"
 
 
+@pytest.mark.slow
 def test_all_notebooks_together_are_quick_enough(spent):
     if set(spent) != set(NAMES):
         pytest.skip("the notebooks were not all run here")
@@ -109,11 +109,12 @@ def test_committed_logs_take_little_room():
     assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < MEGABYTES * 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", sorted({log.parent.parent.name for log in LOGS}))
 def test_committed_logs_say_where_they_come_from(table):
     for log in DATA.glob(f"{table}/*/log.h5"):
         run = open_run(log.parent)
-        assert runlog.recorded_config(log.parent) == run.config
+        assert recorded_config(log.parent) == run.config
         assert len(run.attrs["git_commit"]) == 40, f"{log}: a whole commit, without changes to it"
         assert {"python", "numpy", "gymnasium", "mujoco", "mpi"} <= set(json.loads(run.attrs["versions"]))
         assert Path(run.config.run_dir).name == log.parent.name
@@ -142,7 +143,7 @@ def test_a_collected_log_reads_as_the_original(collect, tmp_path):
     assert packed.attrs == ours.attrs
     assert {k: type(v) for k, v in packed.attrs.items()} == {k: type(v) for k, v in ours.attrs.items()}
     assert packed.config == ours.config
-    assert runlog.recorded_config(packed.path) == ours.config
+    assert recorded_config(packed.path) == ours.config
     with h5py.File(packed.path / "log.h5") as new, h5py.File(source / "log.h5") as old:
         for name in ("iterations/env_steps", "updates/kl"):
             assert dict(new[name].attrs) == dict(old[name].attrs)
@@ -165,8 +166,7 @@ def test_populations_are_collected_on_request_only(collect, tmp_path):
     returns, lengths = rng.normal(size=(3, 7, 2)), rng.integers(1, 99, (3, 7, 2))
     log = LogWriter(source / LOG, attrs, population=empty_population(0))
     for i in range(3):
-        row = dict.fromkeys(ITERATIONS, 0.0) | {"iteration": i}
-        log.append(row, [dict.fromkeys(UPDATES, 0.0) | {"iteration": i}], (returns[i], lengths[i]))
+        log.append(numbered_rows(i), (returns[i], lengths[i]))
     log.close()
     assert open_run(collect.collect(source, tmp_path / "without")).population is None
     found = open_run(collect.collect(source, tmp_path / "with", population=True)).population
@@ -254,7 +254,7 @@ def test_figure_1_iw_updates_beat_es_at_the_low_rate(k):
     assert low > 0
 
 
-def test_figure_1_in_the_readme():
+def test_figure_1_in_the_docs():
     found = {k: [] for k in range(6)}
     for log in DATA.glob("scaled/linear-K*-lr0.0052-seed*/log.h5"):
         with h5py.File(log) as file:
@@ -262,8 +262,8 @@ def test_figure_1_in_the_readme():
             k = json.loads(file.attrs["config"])["iw_updates"]
         found[k].append(sum((steps[1:] - steps[:-1]) * (y[1:] + y[:-1]) / 2) / (steps[-1] - steps[0]))
     es, *iw = (f"{np.mean(found[k]):.0f}" for k in range(6))
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    assert f"{es} for plain ES and {', '.join(iw)} for K = 1 … 5" in readme
+    text = " ".join((ROOT / "docs/figures.md").read_text().split())
+    assert f"{es} for plain ES and {', '.join(iw)} for K = 1 … 5" in text
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_figure_1_in_the_readme():
     ],
 )
 def test_environment_steps_to_a_published_return(task, threshold, published):
-    """At most the published ones with ES; and the README's row is what the logs say."""
+    """At most the published ones with ES; and the row in the docs is what the logs say."""
     cells = [f" {task} ", f" {threshold:.0f} ", f" {published:,} "]
     for k in (0, 2):
         spent = []
@@ -295,7 +295,7 @@ def test_environment_steps_to_a_published_return(task, threshold, published):
         if k == 0:
             assert np.median(spent) <= published
     row = "|".join(["", *cells, ""])
-    assert row in (ROOT / "README.md").read_text().splitlines(), row
+    assert row in (ROOT / "docs/figures.md").read_text().splitlines(), row
 
 
 def typical(run):
@@ -336,7 +336,7 @@ def test_figure_3_projected():
     # The notebook's figure is no larger: it has the waiting for the longest episode in the whole.
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        from scaling import Machine, grown, of_run, predict
+        from model import Machine, grown, of_run, predict
     finally:
         sys.path.pop(0)
     paths = (DATA / f"time/ant-512-{name}" for name in ("episodes", "all-K5", "share-K5"))

@@ -21,6 +21,14 @@ HINTS = typing.get_type_hints(Config)
 TEXTS = ["Ant-v5", "my_module:Env-v0", "runs/ä ö/ü", 'quotes " and \\ back', "a=b", "123", "none-v0", "[x]", "# no"]
 
 
+def choices(name):
+    """The values that a setting may have, if they are a few names; else none."""
+    registry, hint = FIELDS[name].metadata["choices"], HINTS[name]
+    if registry is not None:
+        return registry.names
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+
+
 def random_value(name, rng):
     """A valid value of a setting, of any kind its type and its check allow."""
     field, hint = FIELDS[name], HINTS[name]
@@ -29,8 +37,8 @@ def random_value(name, rng):
         if rng.random() < 0.3:
             return None
         hint = typing.get_args(hint)[0]
-    if typing.get_origin(hint) is typing.Literal:
-        return str(rng.choice(typing.get_args(hint)))
+    if names := choices(name):
+        return str(rng.choice(names))
     if hint is bool:
         return bool(rng.integers(2))
     if hint is str:
@@ -78,6 +86,7 @@ def all_configs():
 # -- round trips ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_round_trips(tmp_path):
     """JSON, TOML text, a TOML file and the command line give back the same settings, of the same types."""
     for name, config in all_configs():
@@ -86,6 +95,7 @@ def test_round_trips(tmp_path):
         assert "Infinity" not in text
         assert "NaN" not in text
         assert Config.from_dict(tomllib.loads(config.to_toml())) == config, name
+        assert Config.recorded(tomllib.loads(config.to_toml())) == config, "a run must find its own settings on resume"
         file = tmp_path / "settings.toml"
         file.write_text(config.to_toml(), "utf-8")
         assert parse(["--config", str(file)]).config() == config, name
@@ -159,8 +169,8 @@ def test_a_saved_configuration_can_be_given_back(tmp_path):
 # -- presets and defaults ------------------------------------------------------------------------------------
 
 
-def test_defaults_are_those_of_the_reference_es():
-    c = Config()
+def test_the_preset_of_the_reference_es():
+    c = parse(["--preset", "reference-es"]).config()
     assert (c.sigma, c.learning_rate, c.l2, c.optimizer) == (0.02, 0.01, 0.005, "adam")
     assert (c.shaping, c.action_noise, c.obs_stat_probability) == ("centered-rank", 0.01, 0.01)
     assert (2 * c.n_pairs, c.min_env_steps, c.iw_updates) == (10_000, 100_000, 0)
@@ -177,7 +187,9 @@ def test_presets_of_the_paper(preset, units):
 
 
 def test_there_are_presets():
-    assert {"quickstart", "paper-ant", "paper-ant-256", "paper-ant-512", "paper-humanoid"} <= set(preset_names())
+    assert {"quickstart", "reference-es", "paper-ant", "paper-ant-256", "paper-ant-512", "paper-humanoid"} <= set(
+        preset_names()
+    )
 
 
 # -- what may change on resume -------------------------------------------------------------------------------
@@ -226,7 +238,7 @@ def test_help_lists_every_setting_with_its_default(capsys):
             assert re.search(rf"default {re.escape(shown)}[\];]", entry), entry
         if field.metadata["unit"]:
             assert field.metadata["unit"] in entry, entry
-        for choice in typing.get_args(HINTS[name]) if typing.get_origin(HINTS[name]) is typing.Literal else ():
+        for choice in choices(name):
             assert choice in entry, entry
     for preset in preset_names():
         assert preset in entries["--preset"].replace("- ", "-")  # a line may end in a name's hyphen
@@ -278,11 +290,14 @@ BAD_FLAGS = {
 }
 
 
-def refused(call):
-    """The one line that a wrong input gives."""
+SPELL = build_parser().describe
+
+
+def refused(call, spell=SPELL):
+    """The setting and what is wrong with it, in the one line that a wrong input gives; by default on a command line."""
     with pytest.raises(WrongInput) as error:
         call()
-    text = str(error.value)
+    text = spell(error.value)
     assert text.splitlines() == [text]
     assert text.isprintable()
     setting, _, problem = text.partition(": ")
@@ -367,4 +382,4 @@ def test_damaged_json_is_refused(text):
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("value", [object(), [None], {1: 2}, math.nan, 1j], ids=lambda value: type(value).__name__)
 def test_values_of_wrong_types_name_the_setting(name, value):
-    assert refused(lambda: Config(**{name: value}))[0] == flag(name)
+    assert refused(lambda: Config(**{name: value}), str)[0] == name

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from synthetic import rows
 
 from iwes_mpi.settings.config import Config
 from iwes_mpi.shown import console
@@ -23,8 +24,7 @@ def bar_and_step(now, capsys, state, **limits):
         now.s += seconds
         state.iteration += 1
         state.env_steps += 1000
-        row = {"env_steps": state.env_steps, "eval_return_median": 3.0}
-        bar.update(SimpleNamespace(iteration=row, updates=[{"ess": 1.0}]))
+        bar.update(rows(Config(), state.iteration, env_steps=state.env_steps, eval_return_median=3.0))
         return capsys.readouterr().out
 
     return bar, step

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import launch
 import numpy as np
 import pytest
+from synthetic import numbered_log, numbered_rows
 
+from iwes_mpi.files import log as files_log
 from iwes_mpi.files.columns import TABLES
-from iwes_mpi.files.log import LOG, LogWriter
+from iwes_mpi.files.log import LOG
 
-# FIXME runlog._ROWS_PER_CHUNK
-from iwes_mpi.files.provenance import provenance
-from iwes_mpi.settings.config import Config
+pytestmark = pytest.mark.slow
 
 RANKS = int(os.environ.get("IWES_ENDURANCE_RANKS", "4"))  # 16 take minutes on two cores
 ITERATIONS, SETTLED, EVERY = 500, 50, 50
@@ -23,7 +23,7 @@ GROWTH = 1.02  # of resident memory after the settling
 # fmt: off
 SETTINGS = [
     "--env-id", "InvertedPendulum-v5", "--max-episode-steps", "50", "--hidden-sizes", "16", "--n-pairs", "8",
-    "--min-env-steps", "0", "--n-eval", "4", "--iw-updates", "1", "--obs-stat-probability", "0.5",
+    "--min-env-steps", "0", "--n-eval", "4", "--eval-every", "1", "--iw-updates", "1", "--obs-stat-probability", "0.5",
     "--noise-table-size", "20000",  # so small that all of it has been touched, and counted, once settled
     "--checkpoint-every", "5", "--display", "lines", "--iterations", str(ITERATIONS),
 ]
@@ -83,12 +83,11 @@ def test_500_iterations_hold_on_to_nothing(tmp_path: Path) -> None:
 
 def test_the_log_grows_by_the_same_with_every_iteration(tmp_path: Path) -> None:
     """Room is made for many rows at once: counted over whole lots of them."""
-    lot = runlog._ROWS_PER_CHUNK
-    log = LogWriter(tmp_path / LOG, provenance(Config(), "an MPI", 1, 1), None, None)
+    lot = files_log._ROWS_PER_CHUNK
+    log = numbered_log(tmp_path / LOG, 0)
     sizes = []
     for iteration in range(4 * lot):
-        updates = [{name: 1.0 for name in TABLES["updates"]} | {"iteration": iteration}] * 2
-        log.append(dict.fromkeys(TABLES["iterations"], 1.0) | {"iteration": iteration}, updates, ())
+        log.append(numbered_rows(iteration))
         if iteration % lot == lot - 1:
             log.sync()
             sizes.append((tmp_path / LOG).stat().st_size)

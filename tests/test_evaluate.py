@@ -26,7 +26,7 @@ def make_checkpoint(run_dir: Path, **settings) -> Path:
     """A run directory with nothing but the checkpoint of a fresh policy."""
     config = Config(hidden_sizes=(4,), **settings)
     runner = open_runner(config)
-    state = initial_state(3, runner.network)
+    state = initial_state(3, runner.network, config.optimizer)
     runner.close()
     run_dir.mkdir()
     checkpoint.save(run_dir, checkpoint.Checkpoint(state, config, {}, {}))
@@ -35,7 +35,7 @@ def make_checkpoint(run_dir: Path, **settings) -> Path:
 
 def answer(world, capsys, *arguments) -> tuple[int, str, str]:
     """Exit code, output and errors of ``iwes_mpi.evaluate`` in this process."""
-    code = run_body("iwes_mpi.evaluate", evaluate.evaluate, world, [str(a) for a in arguments])
+    code = run_body("iwes_mpi.evaluate", evaluate.build_parser, evaluate.evaluate, world, [str(a) for a in arguments])
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -220,6 +220,7 @@ def test_what_goes_wrong_while_filming_is_one_line_after_the_scores(world, pictu
     assert "median" in out
 
 
+@pytest.mark.slow
 def test_mujoco_off_screen(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))
     monkeypatch.delenv("MUJOCO_GL")
@@ -239,6 +240,7 @@ def test_mujoco_off_screen(world, tmp_path, capsys, monkeypatch):
 # -- refusals ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_camera_follows_a_robot_that_runs_away(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     try:
@@ -329,7 +331,7 @@ def test_renderers_are_tried_in_turn(monkeypatch):
     assert tried == ["egl", "osmesa"]
     works.clear()
     monkeypatch.delenv("MUJOCO_GL")
-    with pytest.raises(WrongInput, match=r"--video: .*egl: no egl!; osmesa: no osmesa!.*libegl1") as error:
+    with pytest.raises(WrongInput, match=r"video: .*egl: no egl!; osmesa: no osmesa!.*libegl1") as error:
         film.choose_renderer()
     assert "\n" not in str(error.value)
     assert "MUJOCO_GL" not in os.environ

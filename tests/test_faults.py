@@ -16,15 +16,13 @@ import gymnasium
 import launch
 import numpy as np
 import pytest
-from test_training import assert_same_bits
+from same_bits import assert_same_bits
 
 from iwes_mpi import open_run
 from iwes_mpi.files.checkpoint import CURRENT
-
-# FIXME mpi.LastWords
 from iwes_mpi.mpi.faults import Neighbour
 from iwes_mpi.mpi.group import alone
-from iwes_mpi.mpi.launch import launch
+from iwes_mpi.mpi.last_words import LastWords
 
 pytestmark = pytest.mark.mpi
 
@@ -89,33 +87,10 @@ def test_theta_that_diverges_is_said_once(where: str, tmp_path: Path) -> None:
     assert np.isfinite(kept.theta).all()
 
 
-MUTE = """
-import sys, time
-# FIXME mpi.LastWords
-from iwes_mpi.mpi.faults import Neighbour
-from iwes_mpi.mpi.group import alone
-from iwes_mpi.mpi.launch import launch
-
-class Broken:
-    def write(self, text): raise BrokenPipeError
-    def flush(self): raise RuntimeError("reentrant call")
-
-def main(world):
-    if world.rank == 1:
-        sys.stdout = sys.stderr = Broken()
-        raise ArithmeticError
-    while True:
-        time.sleep(0.01)
-
-launch(main)
-"""
-
-
-def test_a_rank_that_cannot_speak_ends_all_the_same(tmp_path: Path) -> None:
+def test_a_rank_that_cannot_speak_ends_all_the_same() -> None:
     """Nobody reads its output any more, or a signal has come in the midst of a print."""
-    (tmp_path / "mute.py").write_text(MUTE)
     begin = time.monotonic()
-    outcome = launch.run(3, str(tmp_path / "mute.py"), timeout=60)
+    outcome = launch.program(3, "mute.py", timeout=60)
     assert outcome.code not in (0, 2, 75)
     assert time.monotonic() - begin < 2 * TOLD  # from the launch on
 
@@ -129,7 +104,7 @@ class _Pair:
         space = os.stat("/proc/self/ns/pid").st_ino
         comm = SimpleNamespace(allgather=lambda mine: [mine, (1, other, space)])
         self.node = SimpleNamespace(rank=0, size=2, comm=comm, rest_until_all=lambda: None)
-        self.last_words = mpi.LastWords(alone())
+        self.last_words = LastWords(alone())
         self.aborted = threading.Event()
 
     def abort(self, code: int) -> None:
@@ -381,15 +356,9 @@ def assert_told_once(outcome: launch.Outcome, told: str) -> None:
 @pytest.mark.parametrize("check", [True, False], ids=["noticed before", "in the midst of a write"])
 def test_a_full_disk_stops_the_run_and_loses_nothing(check: bool, small_disk: Path, tmp_path: Path) -> None:
     run_dir = small_disk / "run"
-    script = tmp_path / "unchecked.py"  # another job fills the disk between the check and the write
-    script.write_text(
-        "import runpy\n"
-        "from iwes_mpi import rundir\n"
-        f"if not {check}: rundir.Keeper._require_room = lambda keeper: None\n"
-        "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
-    )
+    program = ["-m", "iwes_mpi.train"] if check else [str(launch.PROGRAMS / "filling_disk.py")]
     settings = [*GROWING, "--checkpoint-every", "1"]
-    with launch.started(2, str(script), *settings, "--iterations", "none", "--run-dir", str(run_dir)) as process:
+    with launch.started(2, *program, *settings, "--iterations", "none", "--run-dir", str(run_dir)) as process:
         wait_for(run_dir / "checkpoint-previous.h5", process)
         with open(small_disk / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
             while True:
@@ -427,42 +396,19 @@ def test_a_quota_met_in_the_midst_of_a_write(writing: str, room: int, growing_re
 
     HDF5 then fails somewhere inside, tries again when the file is closed, and when the process ends.
     """
-    run_dir, script = tmp_path / "run", tmp_path / "limited.py"
-    script.write_text(
-        "import os, resource, runpy\n"
-        "from iwes_mpi import runlog\n"
-        "append, calls = runlog.LogWriter.append, []\n"
-        "def limited(log, *arguments):\n"
-        "    append(log, *arguments)\n"
-        "    calls.append(1)\n"
-        "    if len(calls) == 3:\n"
-        f"        size = os.stat(log._path.with_name({writing!r})).st_size + {room}\n"
-        "        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
-        "runlog.LogWriter.append = limited\n"
-        "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
-    )
+    run_dir = tmp_path / "run"
     every = "3" if writing == CURRENT else "2"
     settings = [*GROWING, "--checkpoint-every", every, "--iterations", "8"]
-    outcome = launch.run(2, str(script), *settings, "--run-dir", str(run_dir))
+    outcome = launch.program(2, "quota.py", writing, str(room), *settings, "--run-dir", str(run_dir))
     assert_told_once(outcome, f"{run_dir / writing}: {os.strerror(errno.EFBIG)}")
     assert_resumes_with_the_same_bits(run_dir, growing_reference, rows=3)
 
 
 def test_a_log_that_cannot_be_begun(growing_reference: Path, tmp_path: Path) -> None:
     """On resume the log is written anew, beside the old one: that stays."""
-    run_dir, script = tmp_path / "run", tmp_path / "limited.py"
+    run_dir = tmp_path / "run"
     shutil.copytree(growing_reference, run_dir)
-    script.write_text(
-        "import resource, runpy\n"
-        "from iwes_mpi import runlog\n"
-        "begin = runlog.LogWriter.__init__\n"
-        "def limited(log, *arguments):\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))\n"
-        "    begin(log, *arguments)\n"
-        "runlog.LogWriter.__init__ = limited\n"
-        "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
-    )
-    outcome = launch.run(2, str(script), "--resume", "--run-dir", str(run_dir), "--iterations", "9")
+    outcome = launch.program(2, "quota_at_once.py", "--resume", "--run-dir", str(run_dir), "--iterations", "9")
     assert outcome.code == 2, outcome.err
     told = [line for line in outcome.err.splitlines() if "iwes_mpi" in line]
     assert told == [f"iwes_mpi.train: error: --run-dir: {run_dir / 'log.h5'}: File too large"]
@@ -486,31 +432,15 @@ def assert_resumes_with_the_same_bits(run_dir: Path, reference: Path, rows: int)
 
 
 @pytest.mark.parametrize(
-    ("function", "stopped", "number"),
-    [("rundir.checkpoint.save", True, errno.EROFS), ("runlog.LogWriter.append", False, errno.EDQUOT)],
+    ("kind", "stopped", "number"),
+    [("save", "stopped", errno.EROFS), ("append", "going", errno.EDQUOT)],
 )
 def test_a_file_system_that_fails_while_running(
-    function: str, stopped: bool, number: int, growing_reference: Path, tmp_path: Path
+    kind: str, stopped: str, number: int, growing_reference: Path, tmp_path: Path
 ) -> None:
     """Quota and read-only file systems: 74 and one line, not the 75 that promises a checkpoint."""
-    script = tmp_path / "failing.py"
-    script.write_text(
-        "import os, runpy, signal\n"
-        "from iwes_mpi import rundir, runlog\n"
-        f"original, calls = {function}, []\n"
-        "def failing(*arguments):\n"
-        "    calls.append(1)\n"
-        f"    if len(calls) > 1: raise OSError({number}, os.strerror({number}), 'the file')\n"
-        "    return original(*arguments)\n"
-        f"{function} = failing\n"
-        "append = runlog.LogWriter.append\n"
-        "def stopping(*arguments):\n"
-        "    append(*arguments)\n"
-        f"    if {stopped}: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "runlog.LogWriter.append = stopping\n"
-        "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
-    )
-    outcome = launch.run(2, str(script), *GROWING, "--iterations", "8", "--run-dir", str(tmp_path / "run"))
+    arguments = [kind, str(number), stopped, *GROWING, "--iterations", "8", "--run-dir", str(tmp_path / "run")]
+    outcome = launch.program(2, "failing_files.py", *arguments)
     assert_told_once(outcome, f"the file: {os.strerror(number)}")
     assert_resumes_with_the_same_bits(tmp_path / "run", growing_reference, rows=1)
 

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -164,6 +162,7 @@ class Pair:
         self.through.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*out of date")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.env_id}-{len(case.env_kwargs)}")
 def test_episodes_are_those_of_gymnasium(case: Case) -> None:
@@ -224,48 +223,12 @@ def test_every_task_has_a_case() -> None:
     assert {case.env_id for case in CASES} == set(TASKS)
 
 
-# Numba counts its allocations if it is told so when it starts. Prints, for every case, the lengths of a short and of a
-# longer episode and the allocations during each.
-COUNT_ALLOCATIONS = """
-import json, sys, warnings
-import numpy as np
-from numba.core.runtime import rtsys
-from iwes_mpi.settings.config import Config
-from iwes_mpi.rollouts.episode import EpisodeTask
-from iwes_mpi.rollouts.choose import open_runner
-from iwes_mpi.method.seeding import Stream
-from iwes_mpi.method.seeding import generator
-
-warnings.simplefilter("ignore")
-found = []
-for case in json.load(sys.stdin):
-    runner = open_runner(Config(hidden_sizes=(20, 7), rollouts="native", **case))
-    theta = np.zeros(runner.network.n_parameters, dtype=np.float32)
-    size = int(runner.network.sizes[0])
-    row = []
-    runner.rehearse(EpisodeTask(theta, np.ones((2, size)), generator(7, Stream.POPULATION_EPISODE), 0.3, True))
-    for limit in (10, 100):
-        runner._simulation = runner._simulation._replace(max_steps=limit)
-        task = EpisodeTask(theta, np.ones((2, size)), generator(7, Stream.POPULATION_EPISODE), 0.3, True)
-        before = rtsys.get_allocation_stats()
-        length = runner.run(task).length
-        after = rtsys.get_allocation_stats()
-        row.append((length, after.alloc - before.alloc, after.mi_alloc - before.mi_alloc))
-    found.append(row)
-    runner.close()
-json.dump(found, sys.stdout)
-"""
-
-
+@pytest.mark.slow
 def test_steps_allocate_nothing() -> None:
     cases = [{"env_id": case.env_id, "env_kwargs": case.env_kwargs} for case in CASES]
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT_ALLOCATIONS],
-        env=dict(os.environ) | {"NUMBA_NRT_STATS": "1"}, input=json.dumps(cases), capture_output=True, text=True,
-        timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    done = launch.plain("count_allocations.py", timeout=240, given=json.dumps(cases), NUMBA_NRT_STATS="1")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
     assert len(found) == len(CASES)
     for case, (short, longer) in zip(CASES, found, strict=True):
         assert short[0] < longer[0] or case.env_id in FALL, (case, short, longer)
@@ -304,7 +267,7 @@ def test_other_threads_run_during_an_episode() -> None:
 @pytest.mark.parametrize("env_id", sorted(TASKS))
 def test_default_settings_are_understood(env_id: str) -> None:
     pair = Pair(env_id=env_id)
-    assert pair.native._simulation.max_steps == time_limit(env_id)
+    assert pair.native.limit == pair.through.limit == time_limit(env_id)
     pair.close()
 
 
@@ -387,7 +350,7 @@ def test_what_the_rules_do_not_know_runs_through_gymnasium() -> None:
             runner = open_runner(Config(**settings))
             assert runner.description == f"{settings['env_id']} through Gymnasium"
             runner.close()
-            with pytest.raises(WrongInput, match=r"^--rollouts: .* cannot run natively: .") as refusal:
+            with pytest.raises(WrongInput, match=r"^rollouts: .* cannot run natively: .") as refusal:
                 open_runner(Config(**settings, rollouts="native"))
             assert "\n" not in str(refusal.value)
     with pytest.MonkeyPatch.context() as patch:
@@ -448,23 +411,23 @@ def test_the_seed_is_the_generators_first_integer() -> None:
 @pytest.mark.parametrize("hidden", [(), (1,), (15, 16), (17, 63), (64, 65), (100, 127), (128, 200), (256, 333, 5)])
 @pytest.mark.parametrize(("obs_size", "action_size"), [(1, 1), (9, 8), (30, 17)])
 def test_every_width_of_layer(hidden: tuple[int, ...], obs_size: int, action_size: int) -> None:
-    network = network.layout(obs_size, hidden, action_size)
+    layout = network.layout(obs_size, hidden, action_size)
     rng = np.random.default_rng(1)
-    theta = rng.normal(scale=0.3, size=network.n_parameters + 1).astype(np.float32)
+    theta = rng.normal(scale=0.3, size=layout.n_parameters + 1).astype(np.float32)
     obs = rng.normal(size=obs_size).astype(np.float32)
     values, offset = obs.astype(np.float64), 0
-    for layer, (inputs, units) in enumerate(zip(network.sizes[:-1], network.sizes[1:], strict=True)):
+    for layer, (inputs, units) in enumerate(zip(layout.sizes[:-1], layout.sizes[1:], strict=True)):
         weights = theta[offset : offset + inputs * units].reshape(inputs, units).astype(np.float64)
         bias = theta[offset + inputs * units : offset + (inputs + 1) * units]
         values, offset = values @ weights + bias, offset + (inputs + 1) * units
         values = np.tanh(values) if layer < len(hidden) else values
     outputs = []
     for shift in (0, 1):  # aligned in memory, and not
-        aligned = network.empty_parameters(network.n_parameters + 1)
-        aligned[shift : shift + network.n_parameters] = theta[:-1]
-        scratch, out = network.scratch(), np.full(action_size + 2, 7.0, dtype=np.float32)
+        aligned = network.empty_parameters(layout.n_parameters + 1)
+        aligned[shift : shift + layout.n_parameters] = theta[:-1]
+        scratch, out = layout.scratch(), np.full(action_size + 2, 7.0, dtype=np.float32)
         scratch[0, :obs_size] = obs
-        network.forward(network.sizes, aligned[shift : shift + network.n_parameters], scratch, out[1:-1])
+        network.forward(layout.sizes, aligned[shift : shift + layout.n_parameters], scratch, out[1:-1])
         np.testing.assert_allclose(out[1:-1], values, rtol=2e-5, atol=2e-5)
         assert out[0] == out[-1] == 7.0
         outputs.append(out.tobytes())

@@ -106,28 +106,30 @@ def test_one_copy_per_node():
 
 
 def test_too_small_for_the_policy(world):
-    with pytest.raises(WrongInput, match=r"--noise-table-size: 23695 .* 11848 .* 23696"):
+    with pytest.raises(WrongInput, match=r"noise_table_size: 23695 .* 11848 .* 23696"):
         choose_size(Config(noise_table_size=23_695), world, 11_848)
     assert choose_size(Config(noise_table_size=23_696), world, 11_848) == (23_696, None)
 
 
 def test_too_large_for_the_node(world, monkeypatch):
     monkeypatch.setattr(noise_module, "available_bytes", lambda: 4_000_000)
-    with pytest.raises(WrongInput, match=r"--noise-table-size: 1000001 numbers .* 0\.00 GB"):
+    with pytest.raises(WrongInput, match=r"noise_table_size: 1000001 numbers .* 0\.00 GB"):
         choose_size(Config(noise_table_size=1_000_001), world, 10)
     assert choose_size(Config(noise_table_size=1_000_000), world, 10)[0] == 1_000_000
 
 
 def test_default_is_cut_where_memory_is_short(world, monkeypatch):
     monkeypatch.setattr(noise_module, "available_bytes", lambda: 2**40)
-    assert choose_size(Config(), world, 100) == (250_000_000, None)
+    assert choose_size(Config(), world, 100) == (10_000_000, None)
+    assert choose_size(Config(), world, 4000) == (100_000_000, None)
+    assert choose_size(Config(), world, 20_000) == (250_000_000, None)
     monkeypatch.setattr(noise_module, "available_bytes", lambda: 200_000_000)
     size, notice = choose_size(Config(), world, 100)
     assert size == 40_000_000
     assert "250000000" in notice
     assert "40000000" in notice
     assert "\n" not in notice
-    with pytest.raises(WrongInput, match="--noise-table-size"):
+    with pytest.raises(WrongInput, match="noise_table_size"):
         choose_size(Config(), world, 30_000_000)
 
 

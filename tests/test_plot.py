@@ -9,11 +9,13 @@ import launch
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from synthetic import NO_POPULATION, make_run, open_log, rows
+from synthetic import make_run, open_log, rows
 
 from iwes_mpi import open_run, plot
+from iwes_mpi.method.phases import Phase
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
+from iwes_mpi.shown import figures
 
 
 def runs_of(folder, iterations=20, **variants):
@@ -30,7 +32,7 @@ def runs_of(folder, iterations=20, **variants):
 
 def test_mean_of_straight_lines_on_different_points():
     curves = [(np.array([0.0, 1, 4]), np.array([0.0, 1, 4])), (np.array([-1.0, 3, 9]), np.array([-3.0, 9, 27]))]
-    x, mean, low, high = plot.average(curves)
+    x, mean, low, high = figures.average(curves)
     assert (x[0], x[-1]) == (0, 4)
     np.testing.assert_allclose(mean, 2 * x, atol=1e-12)
     np.testing.assert_allclose(low, x, atol=1e-12)
@@ -48,9 +50,9 @@ def test_bands():
         "quartiles": ([1, 5], [4, 5]),
         "none": (mean, mean),
     }
-    assert set(expected) == set(plot.BANDS)
+    assert set(expected) == set(figures.BANDS)
     for band, (low, high) in expected.items():
-        curve = plot.average(curves, band)
+        curve = figures.average(curves, band)
         np.testing.assert_allclose(curve.mean, mean)
         np.testing.assert_allclose(curve.low, low)
         np.testing.assert_allclose(curve.high, high)
@@ -61,41 +63,41 @@ def test_a_mean_goes_as_far_as_more_than_half_of_the_curves():
     ends = [10, 10, 10, 6, 0]  # one run is behind, and one has only just begun
     curves = [(np.arange(end + 1.0), np.full(end + 1, float(level))) for level, end in enumerate(ends)]
     for order in (curves, curves[::-1]):
-        x, mean, low, high = plot.average(order)
+        x, mean, low, high = figures.average(order)
         assert x.tolist() == list(range(11))
         assert mean.tolist() == [2] + 6 * [1.5] + 4 * [1]
         assert low.tolist() == 11 * [0]
         assert high.tolist() == [4] + 6 * [3] + 4 * [2]
-    errors = plot.average(curves, "standard-error")
+    errors = figures.average(curves, "standard-error")
     spreads = [np.std(range(n), ddof=1) / np.sqrt(n) for n in (5, 4, 3)]
     np.testing.assert_allclose(errors.high - errors.mean, np.repeat(spreads, (1, 6, 4)))
-    assert plot.average(curves[2:]).x[-1] == 6, "two of three are more than half"
-    assert plot.average(curves[1:]).x[-1] == 6, "two of four are not"
-    assert plot.average(curves[3:]).x.tolist() == [0], "a mean is of two runs at least"
+    assert figures.average(curves[2:]).x[-1] == 6, "two of three are more than half"
+    assert figures.average(curves[1:]).x[-1] == 6, "two of four are not"
+    assert figures.average(curves[3:]).x.tolist() == [0], "a mean is of two runs at least"
 
 
 def test_average_of_few_or_no_points():
     empty = (np.zeros(0), np.zeros(0))
-    assert plot.average([]).x.size == plot.average([empty]).x.size == 0
-    apart = plot.average([(np.array([0.0, 1]), np.zeros(2)), (np.array([2.0, 3]), np.zeros(2))])
+    assert figures.average([]).x.size == figures.average([empty]).x.size == 0
+    apart = figures.average([(np.array([0.0, 1]), np.zeros(2)), (np.array([2.0, 3]), np.zeros(2))])
     assert apart.x.size == 0
-    one = plot.average([(np.array([0.0]), np.array([7.0])), empty], "standard-error")
+    one = figures.average([(np.array([0.0]), np.array([7.0])), empty], "standard-error")
     assert (one.mean.tolist(), one.low.tolist(), one.high.tolist()) == ([7], [7], [7])
 
 
 def test_evaluations_are_drawn_at_what_was_spent_before_them(tmp_path):
     run = open_run(make_run(tmp_path / "run", 3))
     for column, expected in (("env_steps", [0, 2000, 4000]), ("wall_time", [0, 3.5, 4.5]), ("iteration", [0, 1, 2])):
-        x, y = plot.run_curve(run, column)
+        x, y = run.curve(column)
         assert x.tolist() == expected
         assert y.tolist() == run.iterations["eval_return_median"].tolist()
 
 
 def test_smallest_ess_of_an_iteration(tmp_path):
     run = open_run(make_run(tmp_path / "run", 6, iw_updates=3))
-    x, ess = plot.smallest_ess(run, "iteration")
+    x, ess = run.smallest_ess("iteration")
     assert x.tolist() == list(range(6))
-    expected = [min(row["ess"] for row in rows(run.config, i)[1]) for i in range(6)]
+    expected = [min(row.ess for row in rows(run.config, i).updates) for i in range(6)]
     np.testing.assert_array_equal(ess, expected)
 
 
@@ -104,30 +106,29 @@ def run_with_times(run_dir, seconds, **settings):
     config = Config(**settings)
     log = open_log(run_dir, config)
     for iteration, time_rollouts in enumerate(seconds):
-        row, updates = rows(config, iteration)
-        log.append(row | {"time_rollouts": time_rollouts, "time_idle": time_rollouts / 10}, updates, NO_POPULATION)
+        log.append(rows(config, iteration, time_rollouts=time_rollouts, time_idle=time_rollouts / 10))
     log.close()
     return open_run(run_dir)
 
 
 def test_the_iteration_that_compiles_is_left_out_of_times(tmp_path):
-    times = plot.phase_times(run_with_times(tmp_path / "run", [100, 1, 2]))
+    times = figures.phase_times(run_with_times(tmp_path / "run", [100, 1, 2]))
     assert times["rollouts"] == 1.5
-    assert set(times) == set(plot.PHASES)
-    assert plot.phase_times(run_with_times(tmp_path / "one", [100]))["rollouts"] == 100
+    assert set(times) == set(Phase)
+    assert figures.phase_times(run_with_times(tmp_path / "one", [100]))["rollouts"] == 100
 
 
 def test_a_stalled_iteration_does_not_count(tmp_path):
     stalled = run_with_times(tmp_path / "run", [30, 2, 8, 1950, 4, 1, 5, 3, 6])
-    times = plot.phase_times(stalled)
+    times = figures.phase_times(stalled)
     assert times["rollouts"] == np.mean([3, 4, 5, 6])
     assert times["idle"] == pytest.approx(0.45), "of the same iterations"
-    assert plot.phase_times(run_with_times(tmp_path / "short", [30, 2, 1950, 4]))["rollouts"] == 4
+    assert figures.phase_times(run_with_times(tmp_path / "short", [30, 2, 1950, 4]))["rollouts"] == 4
 
 
 def test_bars_are_means_of_the_runs_that_have_more_than_compiled(tmp_path):
     runs = [run_with_times(tmp_path / str(i), seconds, seed=i) for i, seconds in enumerate([[9, 2, 2], [9, 4], [90]])]
-    ax = plot.time_per_iteration(runs, Figure().subplots())
+    ax = figures.time_per_iteration(runs, Figure().subplots())
     assert [bar.get_width() for bar in ax.patches][:2] == pytest.approx([3, 0.3])
     assert "middle half" in ax.get_xlabel()
 
@@ -142,20 +143,20 @@ def test_what_does_not_change_results_does_not_divide_runs(tmp_path):
         {"seed": 3, "schedule": "static", "weights_on": "root", "rollouts": "gymnasium"},
     ]
     runs = [open_run(make_run(tmp_path / str(i), 2, **settings)) for i, settings in enumerate(same)]
-    (setting,) = plot.group_runs(runs)
+    (setting,) = figures.group_runs(runs)
     assert setting.runs == runs
     assert setting.label == "Ant-v5"
-    assert len(plot.group_runs(runs, timing=True)) == 2
+    assert len(figures.group_runs(runs, timing=True)) == 2
 
 
 def test_settings_are_labelled_by_what_differs_and_ordered_by_value(tmp_path):
     runs = runs_of(tmp_path, 1, iw_updates=[10, 2], seed=[1, 2], center=[True, False])
-    assert [s.label for s in plot.group_runs(runs)] == [
+    assert [s.label for s in figures.group_runs(runs)] == [
         "K = 2, no center", "K = 2, center", "K = 10, no center", "K = 10, center"
     ]  # fmt: skip
-    assert [len(s.runs) for s in plot.group_runs(runs)] == [2, 2, 2, 2]
+    assert [len(s.runs) for s in figures.group_runs(runs)] == [2, 2, 2, 2]
     others = runs_of(tmp_path / "2", 1, hidden_sizes=[(64, 64), ()], max_episode_steps=[None, 5])
-    labels = [s.label for s in plot.group_runs(others)]
+    labels = [s.label for s in figures.group_runs(others)]
     assert len(set(labels)) == 4
     assert all("linear policy" in label or "64-64 units" in label for label in labels)
 
@@ -167,6 +168,7 @@ def visible_axes(figure):
     return [ax for ax in figure.axes if ax.get_visible()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variants", "iterations"),
     [
@@ -181,11 +183,11 @@ def visible_axes(figure):
     ids=["one run", "one row", "plain ES", "five seeds", "twelve runs", "thirty settings", "two environments"],
 )
 def test_axes_are_labelled_and_no_legend_covers_data(tmp_path, variants, iterations):
-    figure = plot.overview(runs_of(tmp_path, iterations, **variants), "wall_time")
+    figure = figures.overview(runs_of(tmp_path, iterations, **variants), "wall_time")
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
     axes = visible_axes(figure)
-    assert len(axes) == (5 if any(variants.get("iw_updates", [0])) else 2)
+    assert len(axes) == (5 if any(variants.get("iw_updates", [Config().iw_updates])) else 2)
     frames = [ax.get_window_extent() for ax in axes]
     for ax in axes:
         assert ax.get_xlabel()
@@ -204,13 +206,13 @@ def test_axes_are_labelled_and_no_legend_covers_data(tmp_path, variants, iterati
 
 
 def test_thirty_settings_differ_without_colour():
-    looks = [plot.style(i, 30) for i in range(30)]
+    looks = [figures.style(i, 30) for i in range(30)]
     seen = {(str(look["linestyle"]), look["marker"], look["markerfacecolor"] == "white") for look in looks}
     assert len(seen) == 30
 
 
 def test_lines_of_six_settings_differ_in_pairs():
-    looks = [plot.style(k, 6) for k in range(6)]
+    looks = [figures.style(k, 6) for k in range(6)]
     for name in ("linestyle", "marker", "color"):
         assert len({str(look[name]) for look in looks}) == 6, f"K = 0 ... 5 by {name} alone"
     greys = [np.dot(look["color"][:3], (0.2126, 0.7152, 0.0722)) for look in looks]  # luminance, ITU-R BT.709
@@ -219,7 +221,7 @@ def test_lines_of_six_settings_differ_in_pairs():
 
 def test_learning_curves_on_given_axes_show_the_mean(tmp_path):
     runs = runs_of(tmp_path, 20, iw_updates=[0, 2], seed=[1, 2, 3])
-    ax = plot.learning_curves(runs, Figure().subplots(), x="iteration")
+    ax = figures.learning_curves(runs, Figure().subplots(), x="iteration")
     lines = {line.get_label(): line for line in ax.lines}
     for k in (0, 2):
         found = lines[f"K = {k} (3 runs)"]
@@ -229,27 +231,28 @@ def test_learning_curves_on_given_axes_show_the_mean(tmp_path):
 
 
 def test_population_means_are_shown_where_nothing_was_evaluated(tmp_path):
-    figure = plot.overview(runs_of(tmp_path, n_eval=[0]))
+    figure = figures.overview(runs_of(tmp_path, n_eval=[0]))
     assert "population" in figure.axes[0].get_ylabel()
     assert len(figure.axes[0].lines[0].get_xdata()) == 20
 
 
 def test_a_run_that_stopped_early_shortens_the_mean_but_not_the_others(tmp_path):
     runs = [open_run(make_run(tmp_path / str(n), n, seed=n)) for n in (10, 30)]
-    ax = plot.learning_curves(runs, Figure().subplots(), x="iteration")
+    ax = figures.learning_curves(runs, Figure().subplots(), x="iteration")
     ends = sorted(line.get_xdata()[-1] for line in ax.lines)
     assert ends == [9, 9, 9, 29]  # mean and band, then the longer run alone
 
 
 def test_a_run_that_has_just_begun_takes_nothing_from_the_others(tmp_path):
     runs = [open_run(make_run(tmp_path / str(seed), 1 if seed == 3 else 30, seed=seed)) for seed in range(5)]
-    ax = plot.learning_curves(runs, Figure().subplots(), x="iteration")
+    ax = figures.learning_curves(runs, Figure().subplots(), x="iteration")
     mean, low, high = ax.lines
     values = np.array([run.iterations["eval_return_median"] for run in runs if run.config.seed != 3])[:, 1:]
     for line, expected in ((mean, values.mean(axis=0)), (low, values.min(axis=0)), (high, values.max(axis=0))):
         np.testing.assert_allclose(line.get_ydata()[1:], expected)
 
 
+@pytest.mark.slow
 def test_the_legend_says_what_is_drawn(tmp_path):
     runs = [open_run(make_run(tmp_path / str(seed), n, seed=seed)) for seed, n in enumerate((9, 9, 1, 5, 7))]
     for chosen, mean, thin in (
@@ -258,12 +261,12 @@ def test_the_legend_says_what_is_drawn(tmp_path):
         (runs, "mean of the runs that have come so far, where more than half have;", True),
         (runs[3:], "mean of the runs that have come so far, where more than half have;", True),
     ):
-        figure = plot.overview(chosen)
+        figure = figures.overview(chosen)
         (explained,) = [legend.get_title().get_text() for legend in figure.legends]
         assert explained.startswith(f"{mean} band: minimum to maximum")
         assert ("thin lines" in explained) == thin == (len(figure.axes[0].lines) > 3)
-    assert not plot.overview(runs[:1]).legends
-    ess, kl = plot.overview([open_run(make_run(tmp_path / "k", 5, iw_updates=2))]).axes[3:]
+    assert not figures.overview(runs[:1]).legends
+    ess, kl = figures.overview([open_run(make_run(tmp_path / "k", 5, iw_updates=2))]).axes[3:]
     assert "quartile" in ess.get_xlabel()
     assert "quartile" in kl.get_xlabel()
 
@@ -271,20 +274,10 @@ def test_the_legend_says_what_is_drawn(tmp_path):
 # -- command line --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pictures_of_a_run_that_goes_on_and_one_that_was_killed(tmp_path):
     """As a program of its own, without MPI, while another process has the log open, and after it was killed."""
-    script = tmp_path / "writer.py"
-    script.write_text(
-        "import sys, time, pathlib\n"
-        "from iwes_mpi.config import Config\n"
-        "from synthetic import NO_POPULATION, open_log, rows\n"
-        "config = Config(iw_updates=2)\n"
-        "log = open_log(pathlib.Path(sys.argv[1]), config)\n"
-        "for i in range(5): log.append(*rows(config, i), NO_POPULATION)\n"
-        "print('ready', flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    command = [sys.executable, str(script), str(tmp_path / "run")]
+    command = [sys.executable, str(launch.PROGRAMS / "log_writer.py"), str(tmp_path / "run"), "5", "synthetic", "wait"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=launch.environment()) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
@@ -293,18 +286,12 @@ def test_pictures_of_a_run_that_goes_on_and_one_that_was_killed(tmp_path):
                 writer.kill()
                 writer.wait()
             output = tmp_path / f"{state}.png"
-            code = (
-                "import sys; from iwes_mpi.plot import main; main(sys.argv[1:]); "
-                "assert not {'mpi4py', 'numba', 'mujoco', 'matplotlib.pyplot'} & set(sys.modules)"
-            )
-            outcome = subprocess.run(
-                [sys.executable, "-c", code, str(tmp_path / "run"), "-o", str(output)],
-                capture_output=True, text=True, timeout=60, check=False,
-            )  # fmt: skip
-            assert outcome.returncode == 0, outcome.stderr
+            outcome = launch.plain("plot_lightly.py", str(tmp_path / "run"), "-o", str(output), timeout=60)
+            assert outcome.code == 0, outcome.err
             assert output.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_every_format_and_option(tmp_path, capsys):
     runs = [str(make_run(tmp_path / str(seed), 12, iw_updates=1, seed=seed)) for seed in (1, 2)]
     for suffix, start in (("pdf", b"%PDF"), ("svg", b"<?xml")):
@@ -366,8 +353,9 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys):
     ):
         with pytest.raises(WrongInput) as error:
             plot.main(arguments)
-        assert named in str(error.value)
-        assert "\n" not in str(error.value)
+        told = plot.build_parser().describe(error.value)
+        assert named in told
+        assert "\n" not in told
     assert not (tmp_path / "x.png").exists()
     assert capsys.readouterr().err == ""
 

@@ -20,25 +20,25 @@ def normaliser(obs_size, mean=0.0, inverse=1.0):
     return np.stack([np.full(obs_size, mean), np.full(obs_size, inverse)])
 
 
-def act(network, theta, obs, clip=5.0, norm=None):
+def act(layout, theta, obs, clip=5.0, norm=None):
     obs = np.asarray(obs, dtype=float)
-    out = np.full(int(network.sizes[-1]), np.nan, dtype=np.float32)
+    out = np.full(int(layout.sizes[-1]), np.nan, dtype=np.float32)
     norm = normaliser(obs.size) if norm is None else norm
-    finite = network.act(network.sizes, theta.astype(np.float32), norm, clip, network.scratch(), obs, out)
+    finite = network.act(layout.sizes, theta.astype(np.float32), norm, clip, layout.scratch(), obs, out)
     return out, finite
 
 
 @pytest.mark.parametrize(("obs_size", "hidden", "action_size"), SHAPES)
 def test_forward_is_the_network(obs_size, hidden, action_size):
     """Within 1e-5 of float64: rounding to float32, and the approximation of tanh."""
-    network = network.layout(obs_size, hidden, action_size)
+    layout = network.layout(obs_size, hidden, action_size)
     rng = np.random.default_rng(obs_size)
     for scale in (0.1, 1.0, 3.0):
-        theta = (rng.standard_normal(network.n_parameters) * scale / np.sqrt(obs_size)).astype(np.float32)
+        theta = (rng.standard_normal(layout.n_parameters) * scale / np.sqrt(obs_size)).astype(np.float32)
         for _ in range(5):
             obs = rng.uniform(-5, 5, obs_size).astype(np.float32)
-            found, finite = act(network, theta, obs)
-            expected = reference.mlp(theta, network.sizes.tolist(), obs)
+            found, finite = act(layout, theta, obs)
+            expected = reference.mlp(theta, layout.sizes.tolist(), obs)
             assert finite
             # Outputs are sums of up to 64 products: 1e-5 of the size of their terms.
             np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, np.abs(expected).max()))
@@ -46,45 +46,45 @@ def test_forward_is_the_network(obs_size, hidden, action_size):
 
 def test_hidden_units_are_tanh():
     """One unit, weight 1: the output is tanh of the input, over its whole range."""
-    network = network.layout(1, (1,), 1)
+    layout = network.layout(1, (1,), 1)
     theta = np.array([1.0, 0.0, 1.0, 0.0])
     for x in np.concatenate([np.linspace(-12, 12, 2001), [0.0, 1e-30, -1e-8, 1e4, -1e4]]).astype(np.float32):
-        found, _ = act(network, theta, [x], clip=1e9)
+        found, _ = act(layout, theta, [x], clip=1e9)
         assert found[0] == pytest.approx(np.tanh(float(x)), rel=1e-6, abs=1e-37)
         assert abs(found[0]) <= 1
 
 
 def test_the_result_depends_on_its_arguments_alone():
     """Working memory left by other calls, of larger values, changes no bit."""
-    network = network.layout(7, (9, 3, 13), 5)
+    layout = network.layout(7, (9, 3, 13), 5)
     rng = np.random.default_rng(0)
-    theta, obs = rng.standard_normal(network.n_parameters).astype(np.float32), rng.standard_normal(7)
+    theta, obs = rng.standard_normal(layout.n_parameters).astype(np.float32), rng.standard_normal(7)
     results = set()
     for fill in (0.0, 1e30, np.nan):
-        scratch, out = network.scratch(), np.full(5, fill, dtype=np.float32)
+        scratch, out = layout.scratch(), np.full(5, fill, dtype=np.float32)
         scratch[:] = fill
-        network.act(network.sizes, theta, normaliser(7), 5.0, scratch, obs, out)
+        network.act(layout.sizes, theta, normaliser(7), 5.0, scratch, obs, out)
         results.add(out.tobytes())
     assert len(results) == 1
 
 
 def test_observations_are_normalised_and_clipped():
     """A linear policy with unit weights shows what it is given."""
-    network = network.layout(4, (), 4)
+    layout = network.layout(4, (), 4)
     theta = np.concatenate([np.eye(4).ravel(), np.zeros(4)])
     norm = np.array([[1.0, 2.0, 3.0, -4.0], [1.0, 0.5, 10.0, 2.0]])
     obs = np.array([1.5, -1.0, 30.0, -40.0])
-    np.testing.assert_allclose(act(network, theta, obs, 5.0, norm)[0], [0.5, -1.5, 5.0, -5.0], rtol=1e-6)
-    np.testing.assert_allclose(act(network, theta, obs, np.inf, norm)[0], [0.5, -1.5, 270.0, -72.0], rtol=1e-6)
+    np.testing.assert_allclose(act(layout, theta, obs, 5.0, norm)[0], [0.5, -1.5, 5.0, -5.0], rtol=1e-6)
+    np.testing.assert_allclose(act(layout, theta, obs, np.inf, norm)[0], [0.5, -1.5, 270.0, -72.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("position", [0, 5, 10])
 def test_an_observation_that_is_not_finite_is_refused(bad, position):
-    network = network.layout(11, (4,), 2)
+    layout = network.layout(11, (4,), 2)
     obs = np.zeros(11)
     obs[position] = bad
-    assert not act(network, np.ones(network.n_parameters), obs)[1]
+    assert not act(layout, np.ones(layout.n_parameters), obs)[1]
 
 
 @kernel
@@ -112,11 +112,11 @@ def test_action_noise():
 @pytest.mark.parametrize(("obs_size", "hidden", "action_size"), SHAPES)
 def test_initial_parameters(obs_size, hidden, action_size):
     """Incoming weights of norm 1 (hidden) and 0.01 (output), of random direction; biases 0; every one used."""
-    network = network.layout(obs_size, hidden, action_size)
-    theta = network.initial_parameters(network, generator(3, Stream.INITIALISATION))
+    layout = network.layout(obs_size, hidden, action_size)
+    theta = network.initial_parameters(layout, generator(3, Stream.INITIALIZATION))
     sizes = [obs_size, *hidden, action_size]
     assert theta.dtype == np.float64
-    assert theta.size == network.n_parameters == sum((a + 1) * b for a, b in itertools.pairwise(sizes))
+    assert theta.size == layout.n_parameters == sum((a + 1) * b for a, b in itertools.pairwise(sizes))
     rest = theta
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         weights, bias, rest = np.split(rest, [inputs * outputs, (inputs + 1) * outputs])
@@ -124,7 +124,7 @@ def test_initial_parameters(obs_size, hidden, action_size):
         np.testing.assert_allclose(norms, 1.0 if layer < len(hidden) else 0.01, rtol=1e-12)
         assert not bias.any()
         assert inputs < 4 or abs(weights.mean()) < 4 * weights.std() / np.sqrt(weights.size)
-    again = network.initial_parameters(network, generator(3, Stream.INITIALISATION))
+    again = network.initial_parameters(layout, generator(3, Stream.INITIALIZATION))
     assert theta.tobytes() == again.tobytes()
 
 

@@ -12,43 +12,24 @@ from pathlib import Path
 import launch
 import numpy as np
 import pytest
+from synthetic import NUMBERED, numbered_log, numbered_row, numbered_rows
 
 import iwes_mpi
-from iwes_mpi.files.columns import TABLES
-from iwes_mpi.files.log import LogWriter
-from iwes_mpi.files.provenance import provenance
+from iwes_mpi.files import log as files_log
+from iwes_mpi.files import reader, record
 from iwes_mpi.files.reader import LogError, empty_population, read_table
-
-# FIXME runlog.recorded_config
-from iwes_mpi.files.record import CONFIG, write_config
-from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
-
-CONFIG = Config(n_pairs=3, seed=2**64 - 1)
-
-
-def row_of(table: str, iteration: int) -> dict[str, float]:
-    """A row whose every value follows from the iteration."""
-    return {name: (iteration * 7 + k) % 200 for k, name in enumerate(TABLES[table])} | {"iteration": iteration}
-
-
-def write(path: Path, rows: int, **options: object) -> LogWriter:
-    log = LogWriter(path, provenance(CONFIG, "an MPI", 4, 2), **options)
-    for iteration in range(rows):
-        returns = np.arange(6.0).reshape(3, 2) + iteration
-        log.append(row_of("iterations", iteration), [row_of("updates", iteration)] * 2, (returns, returns.astype("i8")))
-    return log
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    write(tmp_path / "log.h5", 5, population=empty_population(0)).close()
+    numbered_log(tmp_path / "log.h5", 5, population=empty_population(0)).close()
     run = iwes_mpi.open_run(tmp_path)
-    assert run.config == CONFIG
+    assert run.config == NUMBERED
     assert run.attrs["seed"] == 2**64 - 1
     assert {"mujoco", "numpy", "mpi", "numba"} <= set(json.loads(run.attrs["versions"]))
     for table, frame in (("iterations", run.iterations), ("updates", run.updates)):
         for iteration, found in zip(frame["iteration"], frame.to_dict("records"), strict=True):
-            assert found == row_of(table, iteration)
+            assert found == numbered_row(table, iteration)
     assert list(run.updates["iteration"]) == [i for i in range(5) for _ in range(2)]
     assert run.population is not None
     assert run.population["returns"].shape == (5, 3, 2)
@@ -56,8 +37,8 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_theta_digests_keep_all_64_bits(tmp_path: Path) -> None:
-    log = write(tmp_path / "log.h5", 0)
-    log.append(row_of("iterations", 0) | {"theta_digest": 2**64 - 1}, [], ())
+    log = numbered_log(tmp_path / "log.h5", 0)
+    log.append(numbered_rows(0, 0, theta_digest=2**64 - 1))
     log.close()
     assert iwes_mpi.open_run(tmp_path).iterations["theta_digest"].iloc[0] == 2**64 - 1
 
@@ -65,7 +46,7 @@ def test_theta_digests_keep_all_64_bits(tmp_path: Path) -> None:
 def test_every_column_says_what_it_is(tmp_path: Path) -> None:
     import h5py
 
-    write(tmp_path / "log.h5", 1, population=empty_population(0)).close()
+    numbered_log(tmp_path / "log.h5", 1, population=empty_population(0)).close()
     with h5py.File(tmp_path / "log.h5") as file:
         assert file.attrs["format"] == "iwes-mpi/1"
         for group in file.values():
@@ -74,9 +55,17 @@ def test_every_column_says_what_it_is(tmp_path: Path) -> None:
                 assert dataset.attrs["long_name"], name
 
 
+def start_writer(run_dir: Path, n_rows: int) -> subprocess.Popen[bytes]:
+    """A process that writes a log."""
+    program = str(launch.PROGRAMS / "log_writer.py")
+    command = [sys.executable, program, str(run_dir), str(n_rows), "numbered", "close"]
+    return subprocess.Popen(command, env=launch.environment())
+
+
+@pytest.mark.slow
 def test_readers_see_whole_rows_only(tmp_path: Path) -> None:
     """A reader that opens the log again and again during a whole run never meets half a row."""
-    writer = subprocess.Popen([sys.executable, __file__, str(tmp_path / "log.h5"), "400"], env=launch.environment())
+    writer = start_writer(tmp_path, 400)
     seen = []
     try:
         while writer.poll() is None or not seen or seen[-1] < 400:
@@ -84,10 +73,10 @@ def test_readers_see_whole_rows_only(tmp_path: Path) -> None:
                 continue
             run = iwes_mpi.open_run(tmp_path)
             for found in run.iterations.tail(3).to_dict("records"):
-                assert found == row_of("iterations", found["iteration"])
+                assert found == numbered_row("iterations", found["iteration"])
             seen.append(len(run.iterations))
             assert len(run.updates) == 2 * seen[-1]
-            assert run.updates.empty or run.updates.iloc[-1].to_dict() == row_of("updates", seen[-1] - 1)
+            assert run.updates.empty or run.updates.iloc[-1].to_dict() == numbered_row("updates", seen[-1] - 1)
     finally:
         writer.kill()
         writer.wait()
@@ -95,12 +84,13 @@ def test_readers_see_whole_rows_only(tmp_path: Path) -> None:
     assert len(set(seen)) > 5, "the reader was too slow to see the log grow"
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_a_log_that_reads(tmp_path: Path) -> None:
     rng = random.Random(3)
     for attempt in range(8):
         path = tmp_path / str(attempt)
         path.mkdir()
-        writer = subprocess.Popen([sys.executable, __file__, str(path / "log.h5"), "100000"], env=launch.environment())
+        writer = start_writer(path, 100_000)
         while not (path / "log.h5").exists():
             time.sleep(0.01)
         time.sleep(rng.uniform(0.0, 0.4))
@@ -136,7 +126,7 @@ def said_of(path: Path) -> str:
 
 def test_what_is_damaged_is_not_taken_for_something_else(tmp_path: Path) -> None:
     path = tmp_path / "log.h5"
-    write(path, 4).close()
+    numbered_log(path, 4).close()
     data = path.read_bytes()
     name = data.index(b"format")
     for damaged in (data[:2000], data[: name + 3], data[: len(data) // 2], data[:name] + b"x" + data[name + 1 :]):
@@ -144,7 +134,7 @@ def test_what_is_damaged_is_not_taken_for_something_else(tmp_path: Path) -> None
         said = said_of(path)
         assert said.startswith("cannot be read: it is damaged or cut short (")
         assert "'" not in said.replace("Can't", "")
-    log = write(path, 4)
+    log = numbered_log(path, 4)
     (tmp_path / "copy.h5").write_bytes(path.read_bytes()[:2000])
     log.close()
     said = said_of(tmp_path / "copy.h5")  # for all that the file tells, its writer may be about to write the rest
@@ -170,51 +160,23 @@ def test_what_is_something_else_is_not_taken_for_damaged(tmp_path: Path, version
     assert str(size) in said
 
 
-_READ_MUTATIONS = """
-import random, sys, warnings
-from pathlib import Path
-import iwes_mpi
-from iwes_mpi.files.reader import LogError
-folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-data = (folder / "log.h5").read_bytes()
-place = folder / sys.argv[2]
-place.mkdir()
-for number in range(first, last):
-    rng = random.Random(number)
-    mutated = bytearray(data)
-    if number % 10 == 0:
-        mutated = mutated[: rng.randrange(len(data))]
-    else:
-        for _ in range(rng.choice((1, 1, 3, 30))):
-            mutated[rng.randrange(len(data))] ^= rng.randrange(1, 256)
-    (place / "log.h5").write_bytes(mutated)
-    print(number, flush=True)
-    try:
-        run = iwes_mpi.open_run(place)
-        run.iterations, run.updates, run.config
-    except LogError as error:
-        assert "\\n" not in str(error), error
-"""
-
-
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_mutated_logs_load_or_give_one_line(tmp_path: Path) -> None:
     """Random bytes changed, or cut off: a valid load or a LogError, never another exception or a crash."""
-    write(tmp_path / "log.h5", 4).close()
+    numbered_log(tmp_path / "log.h5", 4).close()
     for first in range(0, 1000, 500):
-        reader = subprocess.run(
-            [sys.executable, "-c", _READ_MUTATIONS, str(tmp_path), str(first), str(first + 500)],
-            capture_output=True, text=True, env=launch.environment(), timeout=130,
-        )  # fmt: skip
-        assert reader.returncode == 0, f"mutation {reader.stdout.split()[-1]}: {reader.stderr[-2000:]}"
+        done = launch.plain("mutated_logs.py", str(tmp_path), str(first), str(first + 500), timeout=130)
+        assert done.code == 0, f"mutation {done.out.split()[-1]}: {done.err[-2000:]}"
 
 
+@pytest.mark.slow
 def test_logs_cut_short_load_or_give_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every tenth byte: whole rows from the first on, or a LogError."""
-    monkeypatch.setattr(runlog, "_ROWS_PER_CHUNK", 4)  # a small file
-    monkeypatch.setattr(runlog, "_READ_ATTEMPTS", 1)  # no writer to wait for
+    monkeypatch.setattr(files_log, "_ROWS_PER_CHUNK", 4)  # a small file
+    monkeypatch.setattr(reader, "_READ_ATTEMPTS", 1)  # no writer to wait for
     path = tmp_path / "log.h5"
-    write(path, 4).close()
+    numbered_log(path, 4).close()
     data = path.read_bytes()
     refused: list[str] = []
     for length in range(0, len(data), 10):
@@ -222,20 +184,21 @@ def test_logs_cut_short_load_or_give_one_line(tmp_path: Path, monkeypatch: pytes
         try:
             run = iwes_mpi.open_run(tmp_path)
             found = run.iterations.to_dict("records")
-            assert run.config == CONFIG
+            assert run.config == NUMBERED
         except LogError as error:
             refused.append(str(error))
         else:
-            assert found == [row_of("iterations", iteration) for iteration in range(len(found))]
+            assert found == [numbered_row("iterations", iteration) for iteration in range(len(found))]
     assert len(refused) > 0.9 * len(data) / 10
     assert not any("\n" in message for message in refused)
     assert all("cut short" in message for message in refused[1:]), "of 0 bytes nobody can tell"
 
 
+@pytest.mark.slow
 def test_a_damaged_config_loads_or_gives_one_line(tmp_path: Path) -> None:
     """Cut off at every tenth byte, and with random bytes changed."""
-    write_config(tmp_path, CONFIG)
-    path = tmp_path / CONFIG
+    record.write_config(tmp_path, NUMBERED)
+    path = tmp_path / record.CONFIG
     data, rng = path.read_bytes(), random.Random(7)
     refused: list[str] = []
     for number in range(1000 + len(data) // 10):
@@ -244,12 +207,8 @@ def test_a_damaged_config_loads_or_gives_one_line(tmp_path: Path) -> None:
             mutated[rng.randrange(len(data))] ^= rng.randrange(1, 256)
         path.write_bytes(mutated)
         try:
-            runlog.recorded_config(tmp_path)
+            record.recorded_config(tmp_path)
         except WrongInput as error:
             refused.append(str(error))
     assert len(refused) > 500
     assert not any("\n" in message for message in refused)
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[1]), int(sys.argv[2])).close()

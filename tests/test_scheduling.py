@@ -1,7 +1,7 @@
 """Work is handed out once, in order and within nodes; the logged idle time is the time that ranks wait; the model."""
 
+import importlib
 import json
-import sys
 from pathlib import Path
 
 import launch
@@ -18,9 +18,7 @@ ROUNDS = [[3, 20], [0, 7], [30, 0], [1, 1], [0, 0], [5, 40]]
 @pytest.mark.parametrize("schedule", ["dynamic", "static"])
 @pytest.mark.parametrize("ranks", [1, 3, 6])
 def test_every_item_is_handed_out_once(ranks: int, schedule: str) -> None:
-    outcome = launch.run(
-        ranks, str(launch.TESTS / "queue_probe.py"), schedule, *map(json.dumps, ROUNDS), MPIR_CVAR_NUM_CLIQUES="2"
-    )
+    outcome = launch.program(ranks, "queue_probe.py", schedule, *map(json.dumps, ROUNDS), MPIR_CVAR_NUM_CLIQUES="2")
     assert outcome.code == 0, outcome.err
     found = json.loads(outcome.out)
     for number, lengths in enumerate(ROUNDS):
@@ -42,12 +40,12 @@ def test_every_item_is_handed_out_once(ranks: int, schedule: str) -> None:
 def test_idle_time_is_the_time_ranks_wait(schedule: str, tmp_path: Path) -> None:
     """Against the waiting that follows from how long each rank's episodes took, with other known delays on rank 0."""
     ranks, iterations, estimate_takes, row_takes = 3, 3, 0.25, 0.15
-    outcome = launch.run(
-        ranks, str(launch.TESTS / "idle_probe.py"), str(estimate_takes), str(row_takes),
-        *("--env-id", "scheduling:Sleeper-v0", "--env-kwargs", '{"unit": 0.0006}', "--n-pairs", "6", "--n-eval", "1"),
-        *("--min-env-steps", "0", "--iterations", str(iterations), "--noise-table-size", "100000"),
+    outcome = launch.program(
+        ranks, "idle_probe.py", str(estimate_takes), str(row_takes),
+        *("--env-id", "sleeper:Sleeper-v0", "--env-kwargs", '{"unit": 0.0006}', "--n-pairs", "6", "--n-eval", "1"),
+        *("--eval-every", "1", "--min-env-steps", "0", "--iterations", str(iterations), "--noise-table-size", "100000"),
         *("--schedule", schedule, "--weights-on", "root", "--iw-updates", "1", "--run-dir", str(tmp_path / "run")),
-        PYTHONPATH=str(BENCHMARKS), timeout=200,
+        PYTHONPATH=launch.python_path(BENCHMARKS), timeout=200,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     busy = np.array([json.loads(line) for line in outcome.out.splitlines() if line.startswith("[")])
@@ -65,47 +63,47 @@ def test_idle_time_is_the_time_ranks_wait(schedule: str, tmp_path: Path) -> None
 
 
 @pytest.fixture
-def scaling(monkeypatch: pytest.MonkeyPatch):
+def model(monkeypatch: pytest.MonkeyPatch):
+    """benchmarks/model.py."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    return pytest.importorskip("scaling")
+    return importlib.import_module("model")
 
 
-def test_the_model_hands_out_work_as_slices_or_to_whoever_is_free(scaling) -> None:
+def test_the_model_hands_out_work_as_slices_or_to_whoever_is_free(model) -> None:
     population = np.array([[3.0, 1.0], [1.0, 1.0], [5.0, 2.0]])
     evaluation = np.array([2.0, 4.0])
-    assert scaling.spans(population, evaluation, 2, 48, "static").tolist() == [2 + 5, 4 + 8]
+    assert model.spans(population, evaluation, 2, 48, "static").tolist() == [2 + 5, 4 + 8]
     # Free at (2, 4); 3 → 5, 1 → 5, then 1 and 1 → 6, 6, then 5 and 2 → 11, 8
-    assert sorted(scaling.spans(population, evaluation, 2, 48, "dynamic").tolist()) == [8, 11]
+    assert sorted(model.spans(population, evaluation, 2, 48, "dynamic").tolist()) == [8, 11]
     # Pairs of 4, 2, 7: free at (2, 4) → 6, 6, 13
-    assert sorted(scaling.spans(population, evaluation, 2, 48, "pairs").tolist()) == [6, 13]
-    assert scaling.spans(population, evaluation, 2, 1, "dynamic").tolist() == [2 + 5, 4 + 8]
+    assert sorted(model.spans(population, evaluation, 2, 48, "pairs").tolist()) == [6, 13]
+    assert model.spans(population, evaluation, 2, 1, "dynamic").tolist() == [2 + 5, 4 + 8]
 
 
-def test_the_model_in_its_limits(scaling) -> None:
+def test_the_model_in_its_limits(model) -> None:
     rng = np.random.default_rng(0)
-    work = scaling.Workload(rng.exponential(200, (5, 5040, 2)), 30, 1e-3, weights=1e-5, update=1e-3, io=0.01, d=11_848)
-    free = scaling.Machine(latency=0.0, bandwidth=1e30, memory_bandwidth=1e30)
-    one = scaling.predict(work, free, 1)
+    work = model.Workload(rng.exponential(200, (5, 5040, 2)), 30, 1e-3, weights=1e-5, update=1e-3, io=0.01, d=11_848)
+    free = model.Machine(latency=0.0, bandwidth=1e30, memory_bandwidth=1e30)
+    one = model.predict(work, free, 1)
     assert one.efficiency == pytest.approx(1.0)
     assert one.time == pytest.approx(work.lengths.mean() * 1e-3 * 10_110 + 5040e-5 + 0.011, rel=1e-3)
-    slow = scaling.Machine(latency=1.0, bandwidth=1e30, memory_bandwidth=1e30)
+    slow = model.Machine(latency=1.0, bandwidth=1e30, memory_bandwidth=1e30)
     rounds = 10  # of 720 ranks; Bcast, and per Allreduce two: returns, statistics, gradient, four agreements
-    assert scaling.predict(work, slow, 720).comm == pytest.approx(rounds + 7 * 2 * rounds)
-    root = scaling.predict(work, free, 720, weights_on="root", iw_updates=5)
-    node = scaling.predict(work, free, 720, weights_on="node", iw_updates=5)
-    everywhere = scaling.predict(work, free, 720, weights_on="all", iw_updates=5)
+    assert model.predict(work, slow, 720).comm == pytest.approx(rounds + 7 * 2 * rounds)
+    root = model.predict(work, free, 720, weights_on="root", iw_updates=5)
+    node = model.predict(work, free, 720, weights_on="node", iw_updates=5)
+    everywhere = model.predict(work, free, 720, weights_on="all", iw_updates=5)
     assert root.weights == pytest.approx(48 * node.weights)
     assert node.weights == pytest.approx(15 * everywhere.weights)
-    assert scaling.predict(work, free, 720, "static").efficiency < everywhere.efficiency
-    crowd = scaling.predict(work, free, 100_000, repeats=1)
+    assert model.predict(work, free, 720, "static").efficiency < everywhere.efficiency
+    crowd = model.predict(work, free, 100_000, repeats=1)
     assert crowd.rollouts + crowd.idle >= 1e-3 * work.lengths[0].max()
     assert crowd.efficiency == pytest.approx(one.time / (100_000 * crowd.time), rel=0.1)
 
 
-def test_queues_of_episodes_keep_720_ranks_busy(scaling, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queues_of_episodes_keep_720_ranks_busy(model) -> None:
     """The figures that decided for single episodes: 82 and 89 % busy, and 71 and 76 % early in training."""
-    monkeypatch.setitem(sys.modules, "scaling", scaling)
     for kind, expected in (("mixed", (0.82, 0.89)), ("early", (0.71, 0.76))):
-        work = scaling.simulated(kind, 5040, 0)
+        work = model.simulated(kind, 5040, 0)
         found = [work.busy_share(720, schedule, 48, repeats=10) for schedule in ("pairs", "dynamic")]
         assert found == pytest.approx(expected, abs=0.02)

@@ -16,13 +16,16 @@ import pytest
 
 import iwes_mpi
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = ROOT / "tests/slurm/cluster.sh"
 TRAIN = ROOT / "jobs/train.sbatch"
 # fmt: off
 FLAGS = [
     "--env-id", "slow_env:SlowPendulum-v0", "--hidden-sizes", "8", "--n-pairs", "10", "--min-env-steps", "0",
-    "--noise-table-size", "100000", "--n-eval", "2", "--checkpoint-every", "1", "--iw-updates", "1",
+    "--noise-table-size", "100000", "--n-eval", "2", "--eval-every", "1", "--checkpoint-every", "1",
+    "--iw-updates", "1",
 ]
 # fmt: on
 ITERATIONS = 150
@@ -192,23 +195,18 @@ def test_a_small_run_completes(slurm: Slurm, expected: np.ndarray, launcher: str
     assert job.events()[-1] == "exit 0"
 
 
-def stand_in(folder: Path, code: str) -> str:
-    """What PYTHONPATH must be for `code` to stand for the training program."""
+def stand_in(folder: Path, name: str) -> str:
+    """What PYTHONPATH must be for a file of tests/programs/slurm_ranks to stand for the training program."""
     (folder / "iwes_mpi").mkdir()
-    (folder / "iwes_mpi/__init__.py").write_text("")
-    (folder / "iwes_mpi/train.py").write_text(code)
+    (folder / "iwes_mpi/__init__.py").touch()
+    shutil.copyfile(ROOT / "tests/programs/slurm_ranks" / name, folder / "iwes_mpi/train.py")
     return str(folder)
 
 
 def test_the_cache_is_on_each_node_and_removed(slurm: Slurm, tmp_path: Path) -> None:
-    path = stand_in(
-        tmp_path,
-        "import os, pathlib\n"
-        "cache = pathlib.Path(os.environ['NUMBA_CACHE_DIR'])\n"
-        "cache.mkdir(parents=True, exist_ok=True)\n"
-        "print('SEEN', cache, os.environ['OMP_NUM_THREADS'], os.environ['NUMBA_NUM_THREADS'], flush=True)\n",
+    job = slurm.submit(
+        TRAIN, PYTHONPATH=stand_in(tmp_path, "seen.py"), NUMBA_CACHE_DIR="", TMPDIR=str(tmp_path / "node")
     )
-    job = slurm.submit(TRAIN, PYTHONPATH=path, NUMBA_CACHE_DIR="", TMPDIR=str(tmp_path / "node"))
     job.wait("COMPLETED", "FAILED")
     cache = tmp_path / "node" / f"numba-root-{job.id}"
     assert job.output().splitlines() == [f"SEEN {cache} 1 1"] * 2
@@ -217,21 +215,14 @@ def test_the_cache_is_on_each_node_and_removed(slurm: Slurm, tmp_path: Path) -> 
 
 def test_ranks_may_leave_one_after_another(slurm: Slurm, tmp_path: Path) -> None:
     """As hundreds of them do at a checkpoint; none may be killed on its way out, whose code would replace the 75."""
-    path = stand_in(
-        tmp_path,
-        "import os, time\n"
-        "time.sleep(9 * int(os.environ['SLURM_PROCID']))\n"
-        "print('LEFT', flush=True)\n"
-        "raise SystemExit(75)\n",
-    )  # fmt: skip
-    job = slurm.submit(TRAIN, PYTHONPATH=path, MAX_STALLS="0")
+    job = slurm.submit(TRAIN, PYTHONPATH=stand_in(tmp_path, "leaving.py"), MAX_STALLS="0")
     job.wait("COMPLETED", "FAILED")
     assert job.field("ExitCode") == "75:0", job.output()
     assert job.output().count("LEFT") == 2
 
 
 def test_any_other_failure_fails_the_job_with_its_code(slurm: Slurm, tmp_path: Path) -> None:
-    job = slurm.submit(TRAIN, PYTHONPATH=stand_in(tmp_path, "raise SystemExit(9)\n"))
+    job = slurm.submit(TRAIN, PYTHONPATH=stand_in(tmp_path, "failing.py"))
     job.wait("COMPLETED", "FAILED")
     assert (job.field("JobState"), job.field("ExitCode"), job.field("Restarts")) == ("FAILED", "9:0", "0")
     assert job.events()[-1] == "exit 9"

@@ -14,38 +14,13 @@ from iwes_mpi.compiled import cache as compile_cache
 pytestmark = pytest.mark.mpi
 
 LITTLE = [*launch.SMALL, "--n-pairs", "3", "--min-env-steps", "0", "--iterations", "2"]
-# Run by each rank: appends a line to $WRITES for every function it compiles, and every file it puts into a cache.
-WATCH = """
-import os
-from numba.core.caching import IndexDataCacheFile
-from iwes_mpi.compiled.cache import OnceOnly
-def compiled(self, sig, data, original=OnceOnly.save_overload):
-    with open(os.environ["WRITES"], "a") as log:
-        log.write(f"{os.getpid()} compiled {self._py_func.__name__}\\n")
-    return original(self, sig, data)
-OnceOnly.save_overload = compiled
-def watched(name):
-    original = getattr(IndexDataCacheFile, name)
-    def save(self, *arguments):
-        with open(os.environ["WRITES"], "a") as log:
-            target = self._index_path if name == "_save_index" else self._data_path(arguments[0])
-            log.write(f"{os.getpid()} {name} {target} {len(arguments[0])}\\n")
-        return original(self, *arguments)
-    setattr(IndexDataCacheFile, name, save)
-for name in ("_save_index", "_save_data"):
-    watched(name)
-import runpy
-runpy.run_module("iwes_mpi.train", run_name="__main__", alter_sys=True)
-"""
 
 
 def watched_run(ranks: int, run_dir: Path, writes: Path, cache: Path, *extra: str, **variables: str) -> list[list[str]]:
     """A training run; returns a (process, kind, file, …) for each file that was written into a Numba cache."""
-    script = run_dir.parent / "watched.py"
-    script.write_text(WATCH)
     writes.write_text("")
-    outcome = launch.run(
-        ranks, str(script), *LITTLE, *extra, "--run-dir", str(run_dir), timeout=280,
+    outcome = launch.program(
+        ranks, "watched_cache.py", *LITTLE, *extra, "--run-dir", str(run_dir), timeout=280,
         NUMBA_CACHE_DIR=str(cache), WRITES=str(writes), **variables,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
@@ -106,9 +81,9 @@ def test_no_cache_is_no_error_and_the_same_bits(cold: tuple[Path, list[list[str]
     """NUMBA_CACHE_DIR and the folder for temporary files are files: no directory can be made, not even by root."""
     blocked = tmp_path / "file"
     blocked.touch()
-    (tmp_path / "sitecustomize.py").write_text(f"import tempfile; tempfile.tempdir = {str(blocked)!r}\n")
-    path = os.pathsep.join([str(tmp_path), str(launch.TESTS)])
-    found = watched_run(2, tmp_path / "run", tmp_path / "writes", blocked / "cache", PYTHONPATH=path)
+    path = launch.python_path(launch.PROGRAMS / "no_temporary_folder")
+    variables = {"PYTHONPATH": path, "BLOCKED": str(blocked)}
+    found = watched_run(2, tmp_path / "run", tmp_path / "writes", blocked / "cache", **variables)
     assert written(found) == []
     assert digests(tmp_path / "run") == digests(cold[0] / "run")
 
@@ -222,29 +197,27 @@ def test_a_link_in_place_of_the_directory_is_not_used(tmp_path: Path, private: P
 
 
 def test_the_key_follows_every_source_that_compiles() -> None:
-    package = Path(compile_cache.__file__).parent
+    package = Path(compile_cache.__file__).parents[1]
     compiling = {
         str(path.relative_to(package))
         for path in package.rglob("*.py")
         if re.search(r"^@(kernel|strict|exact|intrinsic|overload)|njit", path.read_text(), re.MULTILINE)
     }
-    assert compiling >= {"kernels.py", "policy.py", "obs_stats.py", "rollouts/native.py", "rollouts/tasks.py"}
+    assert compiling >= {
+        "method/kernels.py",
+        "policy/network.py",
+        "policy/obs_stats.py",
+        "rollouts/native.py",
+        "rollouts/tasks.py",
+    }
     for name in compiling:
         assert compile_cache._COMPILES.search((package / name).read_bytes()), name
 
 
 def test_other_ranks_import_no_more_than_they_need(tmp_path: Path) -> None:
-    script = tmp_path / "modules.py"
-    script.write_text(
-        "import atexit, os, sys\n"
-        "rank = os.environ.get('PMI_RANK', os.environ.get('OMPI_COMM_WORLD_RANK'))\n"
-        f"atexit.register(lambda: open(f'{tmp_path}/{{rank}}.txt', 'w').write('\\n'.join(sys.modules)))\n"
-        "import runpy\n"
-        "runpy.run_module('iwes_mpi.train', run_name='__main__', alter_sys=True)\n"
-    )
-    outcome = launch.run(2, str(script), *launch.SMALL, "--run-dir", str(tmp_path / "run"))
+    outcome = launch.program(2, "listed_modules.py", str(tmp_path), *launch.SMALL, "--run-dir", str(tmp_path / "run"))
     assert outcome.code == 0, outcome.err
     root, other = ((tmp_path / f"{rank}.txt").read_text().split() for rank in (0, 1))
     assert "h5py" in root
-    assert not {"h5py", "pandas", "rich", "matplotlib", "mujoco", "iwes_mpi.runlog", "iwes_mpi.console"} & set(other)
+    assert not {"h5py", "pandas", "rich", "matplotlib", "mujoco", "iwes_mpi.files", "iwes_mpi.shown"} & set(other)
     assert not {"pandas", "rich", "matplotlib", "mujoco"} & set(root)

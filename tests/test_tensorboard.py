@@ -13,7 +13,7 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from iwes_mpi import open_run
-from iwes_mpi.method.report import Report
+from iwes_mpi.files.columns import Rows
 from iwes_mpi.method.state import State
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
@@ -42,6 +42,7 @@ def events(run_dir: Path) -> list:
     return found
 
 
+@pytest.mark.slow
 def test_event_files_hold_the_log_through_a_restart(tmp_path):
     run_dir = tmp_path / "run"
     first = launch.train(2, *launch.SMALL, "--tensorboard", "--iterations", "3", "--run-dir", str(run_dir))
@@ -70,9 +71,9 @@ def test_event_files_hold_the_log_through_a_restart(tmp_path):
             assert steps[row.iteration][f"kl/k{row.k}"] == np.float32(row.kl)
 
 
-def report(iteration: int, **settings) -> Report:
-    """What an iteration of a made-up run reports."""
-    return Report(*rows(Config(**settings), iteration), None)
+def made_up(iteration: int, **settings) -> Rows:
+    """The rows of an iteration of a made-up run."""
+    return rows(Config(**settings), iteration)
 
 
 def display(run_dir: Path):
@@ -84,7 +85,7 @@ def display(run_dir: Path):
 
 def test_what_is_not_a_number_is_left_out(tmp_path):
     shown = display(tmp_path)
-    shown.update(report(0, n_eval=0))
+    shown.update(made_up(0, n_eval=0))
     shown.close()
     values = {v.tag: v.simple_value for v in events(tmp_path)[-1].summary.value}
     assert "evaluation/eval_return_median" not in values
@@ -109,14 +110,14 @@ def test_a_full_disk_stops_the_writing_not_the_run(tmp_path, capsys):
 
     scalars._writer = Full()
     for iteration in range(3):
-        scalars.update(report(iteration))
+        scalars.update(made_up(iteration))
     scalars.close()
     assert capsys.readouterr().err.count("No space left") == 1
 
 
 def test_without_the_extra_it_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(WrongInput, match=r"^--tensorboard: needs tensorboardX .*pip install 'iwes_mpi\[tensorboard\]'"):
+    with pytest.raises(WrongInput, match=r"^tensorboard: needs tensorboardX .*pip install 'iwes_mpi\[tensorboard\]'"):
         _plan(["--tensorboard", "--run-dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
     _plan(["--run-dir", str(tmp_path / "run")])

@@ -6,17 +6,15 @@ from pathlib import Path
 import launch
 import numpy as np
 import pytest
-from test_checkpoint import assert_equal, example
+from checkpoints import assert_equal, example
 
 from iwes_mpi import open_run
-from iwes_mpi.files import checkpoint
-from iwes_mpi.files.checkpoint import Checkpoint
-from iwes_mpi.settings.config import Config
+from iwes_mpi.files import checkpoint, trail
 
 
 def at(iteration, keep):
     """A checkpoint of an iteration."""
-    return Checkpoint(example(iteration).state, Config(keep_checkpoints=keep), {}, {})
+    return example(iteration, keep_checkpoints=keep)
 
 
 @pytest.mark.parametrize("keep", [2, 3, 5, 10, 50])
@@ -26,7 +24,7 @@ def test_they_stay_spread_over_the_run_however_long_it_is(keep):
         kept: list[int] = [0]
         for seen, iteration in enumerate(np.cumsum(steps).tolist(), 2):
             kept.append(iteration)
-            for old in checkpoint.superfluous(kept, keep):
+            for old in trail.superfluous(kept, keep):
                 kept.remove(old)
             assert len(kept) == min(keep, seen)
             assert (kept[0], kept[-1]) == (0, iteration)
@@ -35,8 +33,8 @@ def test_they_stay_spread_over_the_run_however_long_it_is(keep):
 
 
 def test_one_is_the_newest():
-    assert checkpoint.superfluous([3, 8, 9], 1) == [3, 8]
-    assert checkpoint.superfluous([3], 1) == []
+    assert trail.superfluous([3, 8, 9], 1) == [3, 8]
+    assert trail.superfluous([3], 1) == []
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -49,16 +47,16 @@ def test_the_trail_holds_what_was_saved(tmp_path, monkeypatch, links):
         monkeypatch.setattr(os, "link", link)
     for iteration in range(20):
         checkpoint.save(tmp_path, at(iteration, 4))
-    kept = checkpoint.trail(tmp_path)
+    kept = trail.trail(tmp_path)
     assert len(kept) == 4
     assert (min(kept), max(kept)) == (0, 19)
     for iteration, path in kept.items():
         assert path.name == f"iteration-{iteration:06d}.h5"
         assert_equal(checkpoint.load(path), at(iteration, 4))
-    assert len(list((tmp_path / checkpoint.TRAIL).iterdir())) == 4
+    assert len(list((tmp_path / trail.TRAIL).iterdir())) == 4
     assert_equal(checkpoint.load_newest(tmp_path), at(19, 4))
     checkpoint.save(tmp_path, at(19, 4))  # again, as after a restart
-    assert sorted(p.name for p in (tmp_path / checkpoint.TRAIL).iterdir()) == [p.name for p in kept.values()]
+    assert sorted(p.name for p in (tmp_path / trail.TRAIL).iterdir()) == [p.name for p in kept.values()]
 
 
 class Killed(BaseException):
@@ -81,6 +79,7 @@ class Fuse:
         return call
 
 
+@pytest.mark.slow
 def test_none_is_half_written_whenever_it_is_killed(tmp_path, monkeypatch):
     for calls in range(60):
         run_dir = tmp_path / str(calls)
@@ -95,17 +94,18 @@ def test_none_is_half_written_whenever_it_is_killed(tmp_path, monkeypatch):
                 checkpoint.save(run_dir, at(3, 3))
             except Killed:
                 finished = False
-        for iteration, path in checkpoint.trail(run_dir).items():
+        for iteration, path in trail.trail(run_dir).items():
             assert_equal(checkpoint.load(path), at(iteration, 3))
         assert checkpoint.load_newest(run_dir).state.iteration in (2, 3)
         checkpoint.save(run_dir, at(4, 3))  # the next one finds nothing in its way
-        assert len(list((run_dir / checkpoint.TRAIL).iterdir())) == 3
+        assert len(list((run_dir / trail.TRAIL).iterdir())) == 3
         if finished:
             assert calls > 8, "the trail takes part"
             return
     raise AssertionError("saving makes more calls than this test foresees")
 
 
+@pytest.mark.slow
 def test_a_run_with_a_trail_is_the_same_run(tmp_path):
     """Through a restart too; and each kept policy can be scored."""
     plain = launch.train(1, *launch.SMALL, "--iterations", "6", "--run-dir", str(tmp_path / "plain"))
@@ -117,7 +117,7 @@ def test_a_run_with_a_trail_is_the_same_run(tmp_path):
     assert second.code == 0, second.err
     digests = [open_run(tmp_path / name).iterations["theta_digest"].tolist() for name in ("plain", "kept")]
     assert digests[0] == digests[1]
-    kept = checkpoint.trail(tmp_path / "kept")
+    kept = trail.trail(tmp_path / "kept")
     assert len(kept) == 3
     assert (min(kept), max(kept)) == (0, 6)
     newest = open_run(tmp_path / "kept").theta

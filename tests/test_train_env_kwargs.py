@@ -13,7 +13,7 @@ from iwes_mpi.rollouts.episode import EpisodeTask
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
-SMALL = {"hidden_sizes": (4,), "n_pairs": 3, "min_env_steps": 0, "n_eval": 3}
+SMALL = {"hidden_sizes": (4,), "n_pairs": 3, "min_env_steps": 0, "n_eval": 3, "eval_every": 1}
 NO_BONUS = {"healthy_reward": 0}
 
 
@@ -22,13 +22,14 @@ def population_of(world, **settings):
     config = Config(**SMALL | settings)
     runner = open_runner(config)
     noise = NoiseTable(world, 0, 20_000)
-    state = initial_state(0, runner.network)
+    state = initial_state(0, runner.network, config.optimizer)
     population = EvolutionStrategies(config, world, runner, noise, state, StopFlag(world, None)).iterate().population
     description = runner.description
     runner.close()
     return population, description
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rollouts", ["native", "gymnasium"])
 def test_population_without_survival_bonus_evaluation_with_it(world, rollouts):
     settings = {"env_id": "Hopper-v5", "rollouts": rollouts}
@@ -66,13 +67,13 @@ def test_they_go_over_env_kwargs():
     ],
 )
 def test_what_does_not_fit_is_refused(kwargs, part):
-    with pytest.raises(WrongInput, match=rf"^--train-env-kwargs: .*{part}") as error:
+    with pytest.raises(WrongInput, match=rf"^train_env_kwargs: .*{part}") as error:
         open_runner(Config(env_id="Hopper-v5", train_env_kwargs=kwargs))
     assert "\n" not in str(error.value)
 
 
 def test_an_action_space_that_changes_is_refused():
-    with pytest.raises(WrongInput, match=r"^--train-env-kwargs: the action space must not change"):
+    with pytest.raises(WrongInput, match=r"^train_env_kwargs: the action space must not change"):
         open_runner(Config(env_id="pictured:Actions-v0", train_env_kwargs={"n": 3}))
 
 

@@ -9,28 +9,12 @@ from pathlib import Path
 
 import launch
 import numpy as np
-import pandas as pd
 import pytest
+from same_bits import assert_same_bits
 
 from iwes_mpi import open_run
 
 pytestmark = pytest.mark.mpi
-
-# What may differ between two runs of the same configuration: how long things took, and on how many ranks.
-_VARYING = ["wall_time", "ranks"]
-
-
-def results(run_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All of a log that must not depend on how the run was carried out."""
-    run = open_run(run_dir)
-    varying = [name for name in run.iterations if name in _VARYING or name.startswith("time_")]
-    return run.iterations.drop(columns=varying), run.updates
-
-
-def assert_same_bits(run_dir: Path, reference: Path) -> None:
-    """Every result in the two logs is equal, to the last bit."""
-    for found, expected in zip(results(run_dir), results(reference), strict=True):
-        pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The live view: what it says of a run in every state, the curve in text, and that it leaves the run alone."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,19 +10,21 @@ import launch
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic import NO_POPULATION, make_run, open_log, rows
+from synthetic import make_run, open_log, rows
 
 from iwes_mpi import open_run, watch
 from iwes_mpi.files.reader import is_being_written
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
+from iwes_mpi.shown import text_plot
+from iwes_mpi.shown import view as seen
 
 
 def shown(view, run_dir, width=100, height=30, ascii_only=False):
     """A frame as plain text."""
     console = Console(width=width, height=height, highlight=False)
     with console.capture() as capture:
-        console.print(watch.frame(view, run_dir, "env_steps", 5, width, height, ascii_only))
+        console.print(seen.frame(view, run_dir, "env_steps", 5, width, height, ascii_only))
     return capture.get()
 
 
@@ -30,56 +33,46 @@ def shown(view, run_dir, width=100, height=30, ascii_only=False):
 
 def test_a_run_from_before_its_start_to_its_end(tmp_path):
     run_dir = tmp_path / "run"
-    view = watch.look(run_dir)
+    view = seen.look(run_dir)
     assert (view.state, view.run) == ("waiting", None)
     assert "does not exist yet" in view.text
     config = Config(iterations=3, iw_updates=1)
     log = open_log(run_dir, config)
     try:
         (run_dir / "log.h5").rename(run_dir / "later")
-        assert "has no log yet" in watch.look(run_dir, view).text
+        assert "has no log yet" in seen.look(run_dir, view).text
         (run_dir / "later").rename(run_dir / "log.h5")
-        view = watch.look(run_dir, view)
+        view = seen.look(run_dir, view)
         assert (view.state, view.text) == ("running", "running its first iteration")
         assert "iteration 0 of 3" in shown(view, run_dir)
-        log.append(*rows(config, 0), NO_POPULATION)
-        log.append(*rows(config, 1), NO_POPULATION)
-        view = watch.look(run_dir, view)
+        log.append(rows(config, 0))
+        log.append(rows(config, 1))
+        view = seen.look(run_dir, view)
         assert view.state == "running"
         assert "about 0:00:01 left" in shown(view, run_dir)
     finally:
         log.close()
-    view = watch.look(run_dir, view)
+    view = seen.look(run_dir, view)
     assert view.state == "stopped"
     assert "--resume" in view.text
     make_run(tmp_path / "whole", 3, iterations=3)
-    view = watch.look(tmp_path / "whole")
+    view = seen.look(tmp_path / "whole")
     assert (view.state, view.text) == ("finished", "finished: 3 iterations in 0:00:06")
     make_run(tmp_path / "steps", 3, max_env_steps=6000)
-    assert watch.look(tmp_path / "steps").state == "finished"
+    assert seen.look(tmp_path / "steps").state == "finished"
     make_run(tmp_path / "part", 3, max_env_steps=6001)
-    assert watch.look(tmp_path / "part").state == "stopped"
+    assert seen.look(tmp_path / "part").state == "stopped"
 
 
 def test_a_killed_run_is_told_from_a_stopped_one(tmp_path):
-    script = tmp_path / "writer.py"
-    script.write_text(
-        "import os, sys, pathlib\n"
-        "from iwes_mpi.config import Config\n"
-        "from synthetic import NO_POPULATION, open_log, rows\n"
-        "log = open_log(pathlib.Path(sys.argv[1]), Config())\n"
-        "for i in range(5): log.append(*rows(Config(), i), NO_POPULATION)\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
     run_dir = tmp_path / "run"
-    command = [sys.executable, str(script), str(run_dir)]
-    subprocess.run(command, timeout=60, env=launch.environment(), check=False)
+    assert launch.plain("log_writer.py", str(run_dir), "5", "synthetic", "killed", timeout=60).code == -signal.SIGKILL
     assert is_being_written(run_dir / "log.h5")
-    view = watch.look(run_dir, None, 1000)
+    view = seen.look(run_dir, None, 1000)
     assert view.state == "running", "it may still be"
-    later = watch.look(run_dir, view, 1119)
+    later = seen.look(run_dir, view, 1119)
     assert later.state == "running", "an iteration takes 1 s, but two minutes of silence are nothing"
-    later = watch.look(run_dir, later, 1121)
+    later = seen.look(run_dir, later, 1121)
     assert later.state == "silent"
     assert "at least 0:02:01" in later.text
     assert "killed" in later.text
@@ -91,16 +84,14 @@ def test_silence_is_measured_by_the_length_of_iterations(tmp_path):
     config = Config()
     log = open_log(tmp_path / "run", config)
     for i in range(3):
-        row, updates = rows(config, i)
-        row["wall_time"] = 600.0 * (i + 1)
-        log.append(row, updates, NO_POPULATION)
-    view = watch.look(tmp_path / "run", None, 0)
-    view = watch.look(tmp_path / "run", view, 5999)
+        log.append(rows(config, i, wall_time=600.0 * (i + 1)))
+    view = seen.look(tmp_path / "run", None, 0)
+    view = seen.look(tmp_path / "run", view, 5999)
     assert view.state == "running"
-    view = watch.look(tmp_path / "run", view, 6001)
+    view = seen.look(tmp_path / "run", view, 6001)
     assert (view.state, "of 0:10:00" in view.text) == ("silent", True)
-    log.append(*rows(config, 3), NO_POPULATION)
-    assert watch.look(tmp_path / "run", view, 6002).state == "running", "it was not dead"
+    log.append(rows(config, 3))
+    assert seen.look(tmp_path / "run", view, 6002).state == "running", "it was not dead"
     log.close()
 
 
@@ -113,25 +104,25 @@ def test_who_follows_a_run_times_its_silence_whatever_the_clock_of_the_log_says(
     began = time.time() - skew
     view, states = None, []
     for i in range(4):
-        log.append(*rows(config, i), NO_POPULATION)
+        log.append(rows(config, i))
         os.utime(file, (began + 100 * i, began + 100 * i))
         for now in (100 * i, 100 * i + 99):
-            view = watch.look(tmp_path / "run", view, now)
+            view = seen.look(tmp_path / "run", view, now)
             states.append(view.state)
     if skew <= 300:
         assert states[:2] == 2 * ["running"], "clocks that differ by minutes do no harm even at the first look"
     assert states[2:] == 6 * ["running"]
-    assert watch.look(tmp_path / "run", view, 300 + 119).state == "running"
-    assert watch.look(tmp_path / "run", view, 300 + 121).state == "silent"
+    assert seen.look(tmp_path / "run", view, 300 + 119).state == "running"
+    assert seen.look(tmp_path / "run", view, 300 + 121).state == "silent"
     log.close()
 
 
 def test_the_first_look_goes_by_the_time_of_the_log(tmp_path):
     log = open_log(tmp_path / "run", Config())
-    log.append(*rows(Config(), 0), NO_POPULATION)
+    log.append(rows(Config(), 0))
     for age, state in ((-200, "running"), (400, "running"), (440, "silent"), (7500, "silent")):
         os.utime(tmp_path / "run" / "log.h5", (time.time() - age,) * 2)
-        view = watch.look(tmp_path / "run")
+        view = seen.look(tmp_path / "run")
         assert view.state == state
     assert "at least 2:00:00" in view.text, "less the five minutes by which clocks may differ"
     log.close()
@@ -139,9 +130,9 @@ def test_the_first_look_goes_by_the_time_of_the_log(tmp_path):
 
 def test_a_long_first_iteration_is_thought_of(tmp_path):
     log = open_log(tmp_path / "run", Config())
-    view = watch.look(tmp_path / "run", None, 0)
+    view = seen.look(tmp_path / "run", None, 0)
     assert view.state == "running"
-    view = watch.look(tmp_path / "run", view, 600)
+    view = seen.look(tmp_path / "run", view, 600)
     assert view.state == "silent"
     assert "first iteration is long" in view.text
     log.close()
@@ -149,43 +140,44 @@ def test_a_long_first_iteration_is_thought_of(tmp_path):
 
 def test_a_moment_in_which_a_log_cannot_be_read_is_no_news(tmp_path, monkeypatch):
     log = open_log(tmp_path / "run", Config())
-    log.append(*rows(Config(), 0), NO_POPULATION)
-    view = watch.look(tmp_path / "run", None, 0)
+    log.append(rows(Config(), 0))
+    view = seen.look(tmp_path / "run", None, 0)
 
     def fails(_):
         raise OSError("stale file handle")
 
     with monkeypatch.context() as patch:
-        patch.setattr(watch, "is_being_written", fails)
-        view = watch.look(tmp_path / "run", view, 100)
+        patch.setattr(seen, "is_being_written", fails)
+        view = seen.look(tmp_path / "run", view, 100)
         assert view.state == "unreadable"
-    assert watch.look(tmp_path / "run", view, 119).state == "running"
-    assert watch.look(tmp_path / "run", view, 121).state == "silent"
+    assert seen.look(tmp_path / "run", view, 119).state == "running"
+    assert seen.look(tmp_path / "run", view, 121).state == "silent"
     log.close()
 
 
 def test_what_cannot_be_read_just_now_leaves_the_last_frame(tmp_path):
     run_dir = make_run(tmp_path / "run", 4)
-    view = watch.look(run_dir)
+    view = seen.look(run_dir)
     whole = (run_dir / "log.h5").read_bytes()
     (run_dir / "log.h5").write_bytes(whole[:3000])
-    broken = watch.look(run_dir, view)
+    broken = seen.look(run_dir, view)
     assert broken.state == "unreadable"
     assert broken.run is view.run
     assert "iteration" in shown(broken, run_dir)
     (run_dir / "log.h5").write_bytes(whole)
-    assert watch.look(run_dir, broken).state == "stopped"
-    assert watch.look(run_dir, watch.View("unreadable", "", None, None)).state == "stopped"
+    assert seen.look(run_dir, broken).state == "stopped"
+    assert seen.look(run_dir, seen.View("unreadable", "", None, None)).state == "stopped"
 
 
 # -- the frame -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ascii_only", [False, True])
 @pytest.mark.parametrize(("width", "height"), [(140, 50), (100, 30), (80, 24), (40, 20)])
 def test_a_frame_fits_its_terminal(tmp_path, width, height, ascii_only):
     run_dir = make_run(tmp_path / "run", 30, iw_updates=2, iterations=100)
-    text = shown(watch.look(run_dir), run_dir.relative_to(tmp_path), width, height, ascii_only)
+    text = shown(seen.look(run_dir), run_dir.relative_to(tmp_path), width, height, ascii_only)
     lines = text.splitlines()
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
@@ -197,43 +189,43 @@ def test_a_frame_fits_its_terminal(tmp_path, width, height, ascii_only):
 
 def test_a_population_without_evaluation_and_rows_without_numbers(tmp_path):
     run_dir = make_run(tmp_path / "run", 5, n_eval=0)
-    assert "population mean (return)" in shown(watch.look(run_dir), run_dir)
-    assert watch.text_plot(np.array([np.nan]), np.array([1.0]), 40, 8)[0] == "(nothing to draw yet)"
+    assert "population mean (return)" in shown(seen.look(run_dir), run_dir)
+    assert text_plot.text_plot(np.array([np.nan]), np.array([1.0]), 40, 8)[0] == "(nothing to draw yet)"
 
 
 def test_time_left():
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame({"wall_time": [30.0, 32, 34, 36], "env_steps": [100, 200, 300, 400]})
-    assert watch.remaining(Config(iterations=10), table) == 12
-    assert watch.remaining(Config(max_env_steps=1000), table) == 12
-    assert watch.remaining(Config(max_env_steps=1000, iterations=5), table) == 2
-    assert np.isnan(watch.remaining(Config(), table))
-    assert np.isnan(watch.remaining(Config(iterations=10), table.iloc[:0]))
-    assert np.isnan(watch.remaining(Config(iterations=10), table.iloc[:1])), "half a minute of compiling is no pace"
+    assert seen.remaining(Config(iterations=10), table) == 12
+    assert seen.remaining(Config(max_env_steps=1000), table) == 12
+    assert seen.remaining(Config(max_env_steps=1000, iterations=5), table) == 2
+    assert np.isnan(seen.remaining(Config(), table))
+    assert np.isnan(seen.remaining(Config(iterations=10), table.iloc[:0]))
+    assert np.isnan(seen.remaining(Config(iterations=10), table.iloc[:1])), "half a minute of compiling is no pace"
 
 
 # -- the curve -----------------------------------------------------------------------------------------------
 
 
 def test_dots_of_a_straight_line():
-    canvas = watch.dots(np.arange(8.0), np.arange(8.0), 8, 8)
+    canvas = text_plot.dots(np.arange(8.0), np.arange(8.0), 8, 8)
     np.testing.assert_array_equal(canvas, np.eye(8, dtype=bool)[::-1])
-    flat = watch.dots(np.arange(3.0), np.full(3, 7.0), 6, 5)
+    flat = text_plot.dots(np.arange(3.0), np.full(3, 7.0), 6, 5)
     np.testing.assert_array_equal(flat, np.arange(5)[:, None] == np.full(6, 2))
 
 
 def test_a_peak_among_many_points_is_not_lost():
     y = np.zeros(100_000)
     y[54_321] = 1
-    lines = watch.text_plot(np.arange(100_000.0), y, 60, 10, ascii_only=True)
+    lines = text_plot.text_plot(np.arange(100_000.0), y, 60, 10, ascii_only=True)
     assert next(line.index("*", 6) for line in lines if "*" in line) == pytest.approx(6 + 0.54 * 54, abs=2)
     assert len(lines) == 10
 
 
 def test_braille_and_stars_show_the_same_curve():
     x = np.linspace(0, 1, 200)
-    braille = watch.text_plot(x, x**2, 50, 12)
-    stars = watch.text_plot(x, x**2, 50, 12, ascii_only=True)
+    braille = text_plot.text_plot(x, x**2, 50, 12)
+    stars = text_plot.text_plot(x, x**2, 50, 12, ascii_only=True)
     filled = [[not (c.isspace() or c == "\u2800") for c in line[6:].ljust(44)] for line in braille[:-2]]
     starred = [[c == "*" for c in line[6:].ljust(44)] for line in stars[:-2]]
     assert np.mean(np.array(filled) == np.array(starred)) > 0.95
@@ -246,7 +238,7 @@ def test_braille_and_stars_show_the_same_curve():
     [(0, "0"), (950, "950"), (12_500, "12.5k"), (-2e6, "-2M"), (3.21e9, "3.21G"), (0.5, "0.5")],
 )
 def test_short_numbers(value, text):
-    assert watch.si(value) == text
+    assert text_plot.si(value) == text
 
 
 # -- the program ---------------------------------------------------------------------------------------------
@@ -259,6 +251,7 @@ def program(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_following_ends_with_the_run(tmp_path):
     """In a pipe: a frame whenever there is news, from before the start to the end; then it ends by itself."""
     command = [sys.executable, "-m", "iwes_mpi.watch", "run", "--interval", "0.1"]
@@ -276,6 +269,7 @@ def test_following_ends_with_the_run(tmp_path):
     assert "finished: 2 iterations" in out
 
 
+@pytest.mark.slow
 def test_the_run_is_not_touched(tmp_path):
     run_dir = make_run(tmp_path / "run", 3)
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in run_dir.iterdir()}
@@ -290,6 +284,7 @@ def test_the_run_is_not_touched(tmp_path):
     assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in run_dir.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_in_one_line(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
@@ -303,6 +298,6 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
     ):
         with pytest.raises(WrongInput) as error:
             watch.main(arguments)
-        assert named in str(error.value).lower()
+        assert named in watch.build_parser().describe(error.value).lower()
     outcome = program(str(file))
     assert (outcome.returncode, len(outcome.stderr.splitlines())) == (2, 1)

@@ -66,7 +66,8 @@ def encode(checkpoint: Checkpoint) -> bytes:
         file["recent_evaluations"] = np.array(state.recent_evaluations, np.float64)
         for i, drawn in enumerate(state.drawn):
             for name, value in vars(drawn).items():
-                file[f"drawn/{i:04d}/{name}"] = value
+                if value is not None:
+                    file[f"drawn/{i:04d}/{name}"] = value
         for name, value in optimizers.saved(state.optimizer).items():
             file[f"optimizer/{name}"] = value
         file["obs_stats"] = obs_stats.pack(state.obs)
@@ -105,7 +106,7 @@ def decode(data: bytes, name: str) -> Checkpoint:
         with h5py.File(io.BytesIO(data), "r") as file:
             attrs, config = file.attrs, Config.from_json(file.attrs["config"])
             optimizer = _optimizer(file, config.optimizer, version)
-            stats = obs_stats.unpack(file["obs_stats"][:])
+            stats = obs_stats.unpack(file["obs_stats"][:], config.whiten)
             counts: dict[str, Any] = {name: int(attrs[name]) for name in _COUNTS if name in attrs or version > 1}
             state = State(
                 theta=file["theta"][:], optimizer=optimizer, obs=stats, wall_time=float(attrs["wall_time"]), **counts
@@ -123,7 +124,8 @@ def decode(data: bytes, name: str) -> Checkpoint:
 
 def _drawn(group: h5py.Group) -> Drawn:
     """A population that may be used again."""
-    return Drawn(group["center"][:], float(group["sigma"][()]), group["starts"][:], group["returns"][:])
+    used = group["used"][:] if "used" in group else None
+    return Drawn(group["center"][:], float(group["sigma"][()]), group["starts"][:], group["returns"][:], used)
 
 
 def _optimizer(file: h5py.File, name: str, version: int) -> optimizers.OptimizerState:

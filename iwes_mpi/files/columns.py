@@ -8,13 +8,15 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iwes_mpi.method.phases import Phase
-from iwes_mpi.method.report import Report, Update
+
+if TYPE_CHECKING:  # who reads a log needs neither MPI nor compiled code
+    from iwes_mpi.method.report import Report, Update
 
 Tables = dict[str, dict[str, NDArray[Any]]]  # by table and column, arrays (rows,)
 
@@ -55,14 +57,14 @@ class _Row:
         return cls(**{f.name: f.metadata["of"](source) for f in fields})
 
 
-def _statistic(sample: NDArray[np.float64], of: Callable[[NDArray[np.float64]], Any]) -> float:
+def _statistic(sample: NDArray[Any], of: Callable[[NDArray[np.float64]], Any]) -> float:
     """A statistic of those numbers of a sample that are finite; NaN if none is."""
     finite = sample[np.isfinite(sample)]
     return float(of(finite)) if finite.size else math.nan
 
 
 def _return(name: str, of: Callable[[NDArray[np.float64]], Any]) -> Any:
-    return _column("return", name, lambda report: _statistic(report.population.returns, of))
+    return _column("return", name, lambda report: _statistic(report.returns, of))
 
 
 def _eval_return(name: str, of: Callable[[NDArray[np.float64]], Any]) -> Any:
@@ -73,9 +75,9 @@ def _seconds(phase: Phase) -> Any:
     return _column("s", f"{phase.meaning}, in the iteration, mean over ranks", lambda report: report.seconds[phase])
 
 
-def _invalid(report: Report) -> int:
-    population = report.population
-    return sum(int(np.sum(~np.isfinite(sample))) for sample in (population.returns, population.eval_returns))
+def _invalid(report: "Report") -> int:
+    returns = report.population.returns[report.population.ran], report.population.eval_returns
+    return sum(int(np.sum(~np.isfinite(sample))) for sample in returns)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ class IterationRow(_Row):
     episode_cap: int = _count(
         "steps", "steps after which population episodes were cut; 0 for none", lambda r: r.episode_cap
     )
+    kept_samples: float = _column(
+        "1", "share of the samples in use that importance mixing has kept from before", lambda r: r.kept_samples
+    )
     wall_time: float = _column("s", "wall-clock time, cumulative over restarts", lambda r: r.wall_time)
     return_mean: float = _return("mean return of the population's valid episodes", np.mean)
     return_std: float = _return("standard deviation of the population's returns", np.std)
@@ -98,7 +103,9 @@ class IterationRow(_Row):
     return_min: float = _return("smallest return of the population", np.min)
     return_max: float = _return("largest return of the population", np.max)
     episode_length_mean: float = _column(
-        "steps", "mean length of the population's episodes", lambda r: float(r.population.lengths.mean())
+        "steps",
+        "mean length of the population's episodes",
+        lambda r: _statistic(r.population.lengths[r.population.ran], np.mean),
     )
     eval_return_median: float = _eval_return("median return of theta at the start of the iteration", np.median)
     eval_return_mean: float = _eval_return("mean return of theta at the start of the iteration", np.mean)
@@ -184,7 +191,14 @@ class Rows(NamedTuple):
         return min((row.ess for row in self.updates if not math.isnan(row.ess)), default=math.nan)
 
 
-def rows_of(report: Report) -> Rows:
+def rows_of(report: "Report") -> Rows:
     """The rows that tell of an iteration."""
     updates: list[Update] = report.updates
     return Rows(IterationRow.of(report), [UpdateRow.of(update) for update in updates])
+
+
+def population_of(report: "Report") -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The columns of ``/population`` in the order of `POPULATION`, (n_pairs, 2) each."""
+    population = report.population
+    blank = POPULATION["lengths"].blank
+    return population.returns, np.where(population.ran, population.lengths, int(blank))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from iwes_mpi.files import checkpoint, log, record
 from iwes_mpi.files.checkpoint import Checkpoint, CheckpointError
 from iwes_mpi.settings.command_line import Request
-from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.config import Config, check_together
 from iwes_mpi.settings.wrong_input import WrongInput
 
 LOCK = "lock"
@@ -47,8 +47,8 @@ def make_plan(request: Request) -> Plan:
     Raises
     ------
     WrongInput
-        If a new run would overwrite another, a run to resume is not there or differs in a setting that changes
-        results, or none of its checkpoints is intact.
+        If settings cannot be combined, a new run would overwrite another, a run to resume is not there or differs in a
+        setting that changes results, or none of its checkpoints is intact.
     """
     config = request.config()
     run_dir = Path(config.run_dir or _default_run_dir(config))
@@ -61,6 +61,7 @@ def make_plan(request: Request) -> Plan:
         for name in (log.LOG, checkpoint.CURRENT, checkpoint.PREVIOUS):
             if (run_dir / name).exists():
                 raise WrongInput("run_dir", f"{run_dir} holds a {name} but no {record.CONFIG}: not a whole run")
+        check_together(config)
         return Plan(dataclasses.replace(config, run_dir=str(run_dir)), run_dir, False, None, [], seen)
     if request.resume == "never":
         raise WrongInput("run_dir", f"{run_dir} already holds a run; add `resume` to continue it")
@@ -73,6 +74,7 @@ def make_plan(request: Request) -> Plan:
             f"is {getattr(config, name)} but the run in {run_dir} was started with {getattr(recorded, name)}; "
             "a setting that changes results cannot change on `resume`",
         )
+    check_together(config)
     notices: list[str] = []
     try:
         found: Checkpoint | None = checkpoint.load_newest(run_dir, notices.append)

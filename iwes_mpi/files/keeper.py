@@ -9,7 +9,7 @@ from typing import Any
 
 from iwes_mpi.files import checkpoint, log, reader, record
 from iwes_mpi.files.checkpoint import Checkpoint
-from iwes_mpi.files.columns import Rows, rows_of
+from iwes_mpi.files.columns import Rows, population_of, rows_of
 from iwes_mpi.files.directory import DirectoryLock, Plan, identity
 from iwes_mpi.method.report import Report
 from iwes_mpi.method.state import State
@@ -118,8 +118,7 @@ class Keeper:
         rows = rows_of(report)
         try:
             self._require_room()
-            population = (report.population.returns, report.population.lengths) if self._config.log_population else ()
-            self._log.append(rows, population)
+            self._log.append(rows, population_of(report) if self._config.log_population else ())
         except (OSError, RuntimeError) as error:
             raise StorageError(self._describe(error, log.LOG)) from error
         every = self._config.checkpoint_every

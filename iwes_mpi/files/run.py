@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from iwes_mpi.files.checkpoint import Checkpoint, load_newest
 from iwes_mpi.files.log import LOG
 from iwes_mpi.files.reader import LogError, read_attrs, read_population, read_table
 from iwes_mpi.settings.config import Config
@@ -16,6 +15,8 @@ from iwes_mpi.settings.limits import finished
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from iwes_mpi.files.checkpoint import Checkpoint  # loads compiled code: only for whoever asks for one
 
 X = Literal["env_steps", "wall_time", "iteration"]  # what a run's figures are drawn against
 
@@ -60,8 +61,10 @@ class Run:
         return read_population(self.path / LOG, len(self.iterations))
 
     @cached_property
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> "Checkpoint":
         """The newest checkpoint that is intact. Raises CheckpointError if there is none."""
+        from iwes_mpi.files.checkpoint import load_newest
+
         return load_newest(self.path)
 
     @property

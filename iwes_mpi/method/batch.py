@@ -14,13 +14,20 @@ class Batch(NamedTuple):
     center: NDArray[np.float64]  # (d,) theta^t, around which the pairs were drawn
     sigma: float
     starts: NDArray[np.int64]  # (n_pairs,) where each epsilon_i starts in the noise table
-    utilities: NDArray[np.float64]  # (n_pairs, 2) u_{i±}, the shaped returns
+    utilities: NDArray[np.float64]  # (n_pairs, 2) u_{i±}, the shaped returns; 0 for members that are not in use
+    used: NDArray[np.bool_] | None = None  # (n_pairs, 2) whether a member is in use (`mixing`); None: all are
+
+    @property
+    def samples(self) -> int:
+        """How many members are in use."""
+        return 2 * self.starts.size if self.used is None else int(np.count_nonzero(self.used))
 
     def half(self, which: int) -> "Batch":
         """Every other pair, from pair 0 or 1 on; all of them if there is only one."""
         if self.starts.size < 2:
             return self
-        return self._replace(starts=self.starts[which::2], utilities=self.utilities[which::2])
+        used = None if self.used is None else self.used[which::2]
+        return self._replace(starts=self.starts[which::2], utilities=self.utilities[which::2], used=used)
 
     def delta(self, theta: NDArray[np.float64]) -> NDArray[np.float64]:
         """How far theta (d,) has moved from the center, in units of sigma."""

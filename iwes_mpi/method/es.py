@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from iwes_mpi.method import episode_schedules, kernels, shapings
 from iwes_mpi.method.batch import Batch
+from iwes_mpi.method.mixing import Fresh, Mixing
 from iwes_mpi.method.noise import NoiseTable
-from iwes_mpi.method.optimizers import optimizer_named
 from iwes_mpi.method.phases import Phase, Phases
 from iwes_mpi.method.report import Population, Report, Update
-from iwes_mpi.method.schedules import scheduled
+from iwes_mpi.method.schedules import learning_rate_at, sigma_at
 from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.method.state import Drawn, State, digest
 from iwes_mpi.method.updates import Updater
@@ -66,6 +66,7 @@ class EvolutionStrategies:
         self._queue = WorkQueue(world, config.schedule, stop)
         self._theta32 = network.empty_parameters(state.theta.size)
         group = world.weights_group(config.weights_on)
+        self._mixing = None if config.importance_mixing is None else Mixing(config, world, noise, self.phases)
         self._updater = None if group is None else Updater(config, group, noise, self.phases)
 
     def iterate(self) -> Report:
@@ -82,14 +83,18 @@ class EvolutionStrategies:
         self._wait()
         with self.phases(Phase.COMM):
             world.broadcast(state.theta)  # ranks that took no part in the last updates learn theta here
-        population = self._evaluate()
+        kept, fresh = (state.drawn, None) if self._mixing is None else self._mixing.choose(state, self.sigma)
+        population = self._evaluate(fresh)
         before = state.theta.copy()
-        updates = self._update(population)
+        used = None if self._mixing is None else population.ran
+        drawn = [*kept, Drawn(before.copy(), self.sigma, population.starts, population.returns, used)]
+        returns = population.returns if self._mixing is None else _returns_in_use(drawn)
+        updates = self._update(drawn, returns)
         self._wait()  # ranks that take no part in the updates
         for packed in population.observed:
-            state.obs = obs_stats.merge(state.obs, obs_stats.unpack(packed))
+            state.obs = obs_stats.merge(state.obs, obs_stats.unpack(packed, self.config.whiten))
         state.env_steps += int(population.lengths.sum())
-        state.episodes += population.returns.size
+        state.episodes += int(np.count_nonzero(population.ran))
         state.eval_env_steps += int(population.eval_lengths.sum())
         state.eval_episodes += population.eval_lengths.size
         report = Report(
@@ -99,6 +104,8 @@ class EvolutionStrategies:
             eval_env_steps=state.eval_env_steps,
             episode_cap=state.episode_cap,
             population=population,
+            returns=returns,
+            kept_samples=0.0 if self._mixing is None else 1.0 - np.count_nonzero(population.ran) / returns.size,
             updates=updates,
             sigma=self.sigma,
             update_norm=kernels.norm(state.theta - before),
@@ -110,32 +117,14 @@ class EvolutionStrategies:
         score = _mean(population.eval_returns)
         if math.isfinite(score):
             state.recent_evaluations = [*state.recent_evaluations, score][-GOAL_WINDOW:]
-        self._adapt_episodes(population)
+        self._adapt_episodes(population, returns)
         state.iteration += 1
         return report
 
     @property
     def sigma(self) -> float:
         """Standard deviation of the perturbations in this iteration."""
-        config = self.config
-        return scheduled(
-            config.sigma_schedule, config.sigma, config.sigma_last, self.state.iteration, config.schedule_iterations
-        )
-
-    @property
-    def learning_rate(self) -> float:
-        """The optimizer's learning rate in this iteration."""
-        config = self.config
-        rate = scheduled(
-            config.learning_rate_schedule, config.learning_rate, config.learning_rate_last, self.state.iteration,
-            config.schedule_iterations,
-        )  # fmt: skip
-        if config.step_in_sigma is not None:  # a share of the first rate, which makes steps of this length
-            start = optimizer_named(config.optimizer).rate(
-                config.step_in_sigma * self.sigma, self.state.theta.size, config.n_pairs
-            )
-            rate *= start / config.learning_rate
-        return rate
+        return sigma_at(self.config, self.state.iteration)
 
     def _wait(self) -> None:
         """Wait for the other ranks, charged as idle time."""
@@ -144,22 +133,25 @@ class EvolutionStrategies:
 
     # -- updates ---------------------------------------------------------------------------------------------
 
-    def _update(self, population: Population) -> list[Update]:
-        """Up to 1 + K updates of theta; none on ranks outside the weights group."""
+    def _update(self, drawn: list[Drawn], returns: NDArray[np.float64]) -> list[Update]:
+        """Up to 1 + K updates of theta; none on ranks outside the weights group, or without a valid return."""
         config, state = self.config, self.state
-        newest = Drawn(state.theta.copy(), self.sigma, population.starts, population.returns)
-        drawn = [*state.drawn, newest]
-        state.drawn = drawn[1 - config.reuse_batches :] if config.reuse_batches > 1 else []
-        if self._updater is None or not np.isfinite(population.returns).any():
+        state.drawn = drawn if self._mixing else drawn[1 - config.reuse_batches :] if config.reuse_batches > 1 else []
+        if self._updater is None or not np.isfinite(returns).any():
             return []
         # One utility for one return, whichever population it is from.
-        utilities = shapings.shape(np.concatenate([one.returns for one in drawn]), config.shaping)
-        parts = np.split(utilities, np.cumsum([one.starts.size for one in drawn[:-1]]))
+        utilities = shapings.shape(_returns_in_use(drawn), config.shaping, config.top_share).ravel()
+        parts = np.split(utilities, np.cumsum([one.returns_in_use.size for one in drawn[:-1]]))
         batches = [self._batch(one, part) for one, part in zip(drawn, parts, strict=True)]
-        return self._updater.update(state, batches, self.learning_rate)
+        return self._updater.update(state, batches, learning_rate_at(config, state.iteration, state.theta.size))
 
     def _batch(self, drawn: Drawn, utilities: NDArray[np.float64]) -> Batch:
-        return Batch(drawn.center, drawn.sigma, drawn.starts, utilities)
+        """A population with the utilities (samples,) of its members in use."""
+        if drawn.used is None or drawn.used.all():
+            return Batch(drawn.center, drawn.sigma, drawn.starts, utilities.reshape(drawn.returns.shape))
+        spread = np.zeros(drawn.returns.shape)
+        spread[drawn.used] = utilities
+        return Batch(drawn.center, drawn.sigma, drawn.starts, spread, drawn.used)
 
     def _is_finite(self) -> bool:
         """Whether this rank's theta is finite, and its norm too."""
@@ -167,12 +159,15 @@ class EvolutionStrategies:
 
     # -- population ------------------------------------------------------------------------------------------
 
-    def _evaluate(self) -> Population:
-        """The population of this iteration: blocks of n_pairs until enough environment steps are made."""
+    def _evaluate(self, fresh: Fresh | None) -> Population:
+        """The population of this iteration: blocks of n_pairs until enough environment steps are made, or `fresh`."""
         blocks: list[Population] = []
         steps, n_eval = 0, self._evaluations_due()
+        with self.phases(Phase.ROLLOUTS):
+            normaliser = self.state.obs.normaliser()
         while not blocks or (steps < self.config.min_env_steps and blocks[-1].lengths.any()):
-            blocks.append(self._evaluate_block(len(blocks) * self.config.n_pairs, 0 if blocks else n_eval))
+            first, n_eval = len(blocks) * self.config.n_pairs, 0 if blocks else n_eval
+            blocks.append(self._evaluate_block(fresh, first, n_eval, normaliser))
             steps += int(blocks[-1].lengths.sum())
         return Population(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
@@ -182,56 +177,65 @@ class EvolutionStrategies:
         Unless ``eval_every`` says when, whenever the steps of all evaluations stay within their share of all steps.
         """
         config, state = self.config, self.state
-        if config.eval_every is not None:
+        if config.eval_every:
             return config.n_eval if state.iteration % config.eval_every == 0 else 0
-        length = state.eval_env_steps / state.eval_episodes if state.eval_episodes else self.runner.limit
+        if state.eval_episodes:
+            length = state.eval_env_steps / state.eval_episodes
+        elif state.episodes and not state.episode_cap:
+            length = state.env_steps / state.episodes
+        else:
+            length = self.runner.limit
         evaluations = state.eval_env_steps + config.n_eval * length
         return config.n_eval if evaluations <= _EVALUATION_SHARE * (state.env_steps + evaluations) else 0
 
-    def _adapt_episodes(self, population: Population) -> None:
+    def _adapt_episodes(self, population: Population, returns: NDArray[np.float64]) -> None:
         """Decide after how many steps the next population's episodes are cut."""
         config, state = self.config, self.state
-        if not state.episode_cap:
+        if not state.episode_cap or not population.ran.any():
             return
         if population.eval_returns.size:
-            seen = [[_mean(population.returns)], [_mean(population.eval_returns)]]
+            seen = [[_mean(returns)], [_mean(population.eval_returns)]]
             state.history = np.concatenate([state.history, seen], axis=1)[:, -_HISTORY:]
         cap = episode_schedules.next_cap(
             config.episode_schedule,
             episode_schedules.Facts(
-                state.episode_cap, config.train_episode_steps or 0, population.lengths, state.env_steps,
+                state.episode_cap, config.train_episode_steps or 0, population.lengths[population.ran], state.env_steps,
                 config.episode_budget, self.runner.limit, config.episode_growth, state.history,
             ),
         )  # fmt: skip
         if cap != state.episode_cap:
             state.episode_cap, state.history, state.drawn = cap, np.zeros((2, 0)), []
 
-    def _evaluate_block(self, first_pair: int, n_eval: int) -> Population:
+    def _evaluate_block(
+        self, fresh: Fresh | None, first_pair: int, n_eval: int, normaliser: NDArray[np.float64]
+    ) -> Population:
         """Evaluation episodes of theta, then one block of pairs, over all ranks as single-episode work items."""
-        config, iteration = self.config, self.state.iteration
-        n, d = config.n_pairs, self.state.theta.size
+        config, iteration, d = self.config, self.state.iteration, self.state.theta.size
         with self.phases(Phase.ROLLOUTS):
-            starts = self.noise.starts(config.seed, iteration, first_pair, n, d)
+            starts, ran = fresh or Fresh.whole(
+                self.noise.starts(config.seed, iteration, first_pair, config.n_pairs, d)
+            )  # fmt: skip
+            n, members = starts.size, np.flatnonzero(ran)
             chosen = generator(config.seed, Stream.OBS_STATISTICS, iteration, first_pair).random(2 * n)
-            observe = np.flatnonzero(chosen < config.obs_stat_probability)
-            normaliser = self.state.obs.normaliser()
+            observe = np.flatnonzero(ran.ravel() & (chosen < config.obs_stat_probability))
             message = Message(
                 returns=slots(n_eval + 2 * n),
                 lengths=counts(n_eval + 2 * n),
-                observed=slots(observe.size, 1 + 2 * normaliser.shape[1]),
+                observed=slots(observe.size, 1 + normaliser.size),
                 episodes_run=counts(1),
             )
             returns, lengths, observed = message["returns"], message["lengths"], message["observed"]
-            for is_population, item in self._queue.items(n_eval, 2 * n):
+            for is_population, item in self._queue.items(n_eval, members.size):
                 if not is_population:
                     self._theta32[:] = self.state.theta
                     rng = generator(config.seed, Stream.EVALUATION_EPISODE, iteration, item)
                     slot, row = item, -1
                 else:
-                    rng = self._perturb(starts, first_pair, item)
-                    slot = n_eval + item
-                    row = int(np.searchsorted(observe, item))
-                    row = row if row < observe.size and observe[row] == item else -1
+                    member = int(members[item])
+                    rng = self._perturb(starts, first_pair, member)
+                    slot = n_eval + member
+                    row = int(np.searchsorted(observe, member))
+                    row = row if row < observe.size and observe[row] == member else -1
                 cap = self.state.episode_cap if is_population else 0
                 task = EpisodeTask(
                     self._theta32, normaliser, rng, config.action_noise, row >= 0, not is_population, cap
@@ -244,19 +248,19 @@ class EvolutionStrategies:
         self._wait()
         with self.phases(Phase.COMM):
             message.reduce(self.world)
-        if message["episodes_run"][0] < n_eval + 2 * n:
+        if message["episodes_run"][0] < n_eval + members.size:
             raise Interrupted
         return Population(
-            starts, returns[n_eval:].reshape(n, 2), lengths[n_eval:].reshape(n, 2), observed,
-            returns[:n_eval], lengths[:n_eval],
+            starts, ran, np.where(ran, returns[n_eval:].reshape(n, 2), np.nan), lengths[n_eval:].reshape(n, 2),
+            observed, returns[:n_eval], lengths[:n_eval],
         )  # fmt: skip
 
-    def _perturb(self, starts: NDArray[np.int64], first_pair: int, item: int) -> np.random.Generator:
-        """Set theta32 to the parameters of population episode `item` of a block; returns its generator."""
-        pair, member = divmod(item, 2)
+    def _perturb(self, starts: NDArray[np.int64], first_pair: int, member: int) -> np.random.Generator:
+        """Set theta32 to the parameters of a member of a block's pairs, counted in order; returns its generator."""
+        pair, second = divmod(member, 2)
         row = self.noise.values[starts[pair] : starts[pair] + self._theta32.size]
-        kernels.perturb(self.state.theta, self.sigma, row, 1.0 - 2.0 * member, self._theta32)
-        sample = first_pair + pair if self.config.common_random_numbers else 2 * first_pair + item
+        kernels.perturb(self.state.theta, self.sigma, row, 1.0 - 2.0 * second, self._theta32)
+        sample = first_pair + pair if self.config.common_random_numbers else 2 * first_pair + member
         return generator(self.config.seed, Stream.POPULATION_EPISODE, self.state.iteration, sample)
 
     # -- report ----------------------------------------------------------------------------------------------
@@ -269,19 +273,25 @@ class EvolutionStrategies:
         Diverged
             On every rank, if theta is not finite on any.
         """
-        config = self.config
+        config, state = self.config, self.state
         message = Message(nanoseconds=counts(len(Phase)), diverged=counts(1))
         message["nanoseconds"][:] = [round(1e9 * seconds) for seconds in self.phases.take().values()]
         message["diverged"][0] = not self._is_finite()
         with self.phases(Phase.COMM):
             message.reduce(self.world)
         if message["diverged"][0]:
+            rate = learning_rate_at(config, state.iteration, state.theta.size)
             raise Diverged(
-                f"theta is no longer finite in iteration {self.state.iteration}: `learning_rate` "
-                f"{config.learning_rate} is too large for `sigma` {config.sigma} and `shaping` {config.shaping}"
+                f"theta is no longer finite in iteration {state.iteration}: `learning_rate` {rate:g} is too large for "
+                f"`sigma` {config.sigma} and `shaping` {config.shaping}"
             )
         means = message["nanoseconds"] / (1e9 * self.world.size)
         return dict(zip(Phase, means.tolist(), strict=True))
+
+
+def _returns_in_use(drawn: list[Drawn]) -> NDArray[np.float64]:
+    """Returns (samples / 2, 2) of all that is in use, in order; with importance mixing two in a row need be no pair."""
+    return np.concatenate([one.returns_in_use for one in drawn]).reshape(-1, 2)
 
 
 def _mean(sample: NDArray[np.float64]) -> float:

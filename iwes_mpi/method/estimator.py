@@ -3,11 +3,11 @@
 Notation (used throughout): a population was drawn around theta^t as x_{i±} = theta^t ± sigma·epsilon_i; by now theta
 has moved to theta^{t+k}; delta = (theta^{t+k} − theta^t) / sigma, shape (d,), and r = ‖delta‖.
 
-Importance weight, eq. 4, for both members of a mirrored pair from one dot product:
+Importance weight, eq. 4, for both members of a mirrored pair from one dot product::
 
     log c_{i±} = −r²/2 ± epsilon_i·delta
 
-Gradient, eq. 3 times sigma, with utilities u:
+Gradient, eq. 3 times sigma, with utilities u::
 
     g = (1/Σc) Σ_i Σ_± c_{i±} u_{i±} (±epsilon_i − delta)
       = (1/Σc) [ Σ_i (c_{i+} u_{i+} − c_{i−} u_{i−}) epsilon_i − (Σ c u) delta ]
@@ -26,6 +26,7 @@ from iwes_mpi.method.exact_sums import ExactSums
 from iwes_mpi.method.kernels import Bounds, Pairs
 from iwes_mpi.method.mixture import Mixture
 from iwes_mpi.method.phases import Phase, Phases
+from iwes_mpi.method.set_weights import SetWeights
 from iwes_mpi.mpi.group import Group
 
 Vector = NDArray[np.float64]
@@ -40,7 +41,7 @@ class Estimate(NamedTuple):
     """One importance-weighted estimate, eq. 3, and what its weights say."""
 
     gradient: Vector | None  # (d,) sigma times eq. 3; None if no overlap is left
-    ess: float  # (Σc)² / (2n Σc²)
+    ess: float  # (Σc)² / (2n Σc²), where 2n is the number of samples in use
     mean_weight: float  # Σc / 2n
     max_weight: float
     clipped_share: float
@@ -65,16 +66,19 @@ class Estimator:
         Of `weight_kernels`.
     per_pair : bool
         Whether both members of a pair get the mean of their two weights.
+    mixed : bool
+        Whether batches are one set that counts as drawn from the newest one's distribution (`mixing`).
     """
 
     def __init__(
         self, group: Group, noise: weight_kernels.Noise, phases: Phases, *,
         clip: float = 1.0, center: bool = False, weight_kernel: str = "cancelled", per_pair: bool = False,
+        mixed: bool = False,
     ):  # fmt: skip
         self._group, self._noise, self._phases = group, noise, phases
         self._center, self._log_clip, self._per_pair = center, math.log(clip), per_pair
         self._weights = weight_kernels.kernel_named(weight_kernel)
-        self._mixture = Mixture(group, noise)
+        self._joint = SetWeights(group, noise) if mixed else Mixture(group, noise)
         self._sums: dict[tuple[int, int, int], ExactSums] = {}  # the last one used
 
     def estimate(self, batches: Sequence[Batch], theta: Vector) -> Estimate:
@@ -83,14 +87,14 @@ class Estimator:
         Parameters
         ----------
         batches : sequence of Batch
-            Several count as one, drawn from the mixture of their distributions.
+            Several count as one, drawn from the mixture of their distributions, or see `mixed`.
         theta : float64 (d,)
             theta^{t+k}; the search distribution there has the newest batch's sigma.
         """
         with self._phases(Phase.WEIGHTS):
             sums = self._empty_sums(batches, theta.size)
             weights, log_c, bounds = self._weigh(batches, theta)  # eq. 4
-            scale = max(float(np.abs(batch.utilities).max()) for batch in batches) or 1.0
+            scale = max(float(np.abs(batch.utilities).max(initial=0.0)) for batch in batches) or 1.0
             widest = max(batch.sigma for batch in batches)
             for i, batch in enumerate(batches):
                 mine = self._mine(batch)
@@ -101,7 +105,7 @@ class Estimator:
                 )
             with self._phases(Phase.COMM):
                 sums.reduce()  # Σc, Σc², Σcu and Σ (c₊u₊ − c₋u₋) epsilon of eq. 3
-            found = self._describe(sums, bounds)
+            found = self._describe(sums, bounds, sum(batch.samples for batch in batches))
             if found.ess == 0.0:
                 return found
             return found._replace(gradient=self._gradient(sums, batches, theta, widest) * scale)
@@ -119,8 +123,8 @@ class Estimator:
             By batch: this rank's, or room for them.
         bounds : Bounds
         """
-        if len(batches) > 1:
-            log_c = self._mixture.log_weights(batches, theta, batches[-1].sigma)
+        if len(batches) > 1 or batches[0].used is not None:
+            log_c = self._joint.log_weights(batches, theta, batches[-1].sigma)
         else:
             batch, starts = batches[0], batches[0].starts[self._mine(batches[0])]
             delta = batch.delta(theta)
@@ -140,9 +144,8 @@ class Estimator:
     def _bounds(self, log_reference: float) -> Bounds:
         return Bounds(self._log_clip, log_reference, self._per_pair)
 
-    def _describe(self, sums: ExactSums, bounds: Bounds) -> Estimate:
-        """What the weights say; the ESS is 0 if no overlap is left."""
-        two_n = 2 * sums.n_pairs
+    def _describe(self, sums: ExactSums, bounds: Bounds, two_n: int) -> Estimate:
+        """What the weights of 2n samples say; the ESS is 0 if no overlap is left."""
         mean = math.exp(min(_LOG_MAX, bounds.log_reference)) * (sums.c * sums.unit / two_n)  # Σc / 2n
         resolved = sums.c2 >= two_n * _RESOLVED
         ess = sums.c * sums.c * sums.unit / (two_n * sums.c2) if resolved else 0.0  # (Σc)² / (2n Σc²)

@@ -227,6 +227,37 @@ def subtract_log_mixture(own_share, shares, others, log_c):
 
 
 @kernel
+def keep_samples(log_ratios, uniform, alpha, out):
+    """Which samples importance mixing keeps: each with probability min(1, (1 − alpha)·p'/p).
+
+    Parameters
+    ----------
+    log_ratios : float64 (n, 2)
+        log p'/p, with p the distribution that the samples count as drawn from, and p' the one that is wanted.
+    uniform : float64 (n, 2)
+        Random numbers from [0, 1).
+    alpha : float
+        Minimal refresh rate.
+    out : int64 (n, 2)
+        Filled with 0 and 1.
+    """
+    for i in range(out.shape[0]):
+        for member in range(2):
+            out[i, member] = uniform[i, member] < (1.0 - alpha) * math.exp(min(_LOG_MAX, log_ratios[i, member]))
+
+
+@kernel
+def accept_samples(log_ratios, uniform, alpha, out):
+    """Which fresh samples importance mixing takes: each with probability max(alpha, 1 − p/p').
+
+    Parameters are those of `keep_samples`, but `log_ratios` is log p/p': samples are drawn from p' here.
+    """
+    for i in range(out.shape[0]):
+        for member in range(2):
+            out[i, member] = uniform[i, member] < max(alpha, -math.expm1(min(0.0, log_ratios[i, member])))
+
+
+@kernel
 def weigh_and_accumulate(weights, pairs, bounds, exponents, log_c, sums):
     """Weigh pairs and add their part of eq. 3's sums, in fixed point, reading each noise row from memory once.
 

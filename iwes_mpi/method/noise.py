@@ -16,7 +16,8 @@ from iwes_mpi.mpi.world import World
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
-DEFAULT_SIZE = 250_000_000
+DEFAULT_SIZE = 250_000_000  # as the reference ES code
+_SMALLEST_DEFAULT, _PER_PARAMETER = 10_000_000, 25_000  # a small policy needs no large table to draw from
 FILL_BLOCK = 1 << 16  # numbers per generator: the unit in which ranks share the filling
 _SPARE = 0.8  # share of the free shared memory that a default table may take
 
@@ -70,6 +71,11 @@ def cgroup_bytes(root: Path = Path("/")) -> int:
     return min(free)
 
 
+def default_size(d: int) -> int:
+    """Numbers in the table, unless they are chosen, for a policy of d parameters."""
+    return min(DEFAULT_SIZE, max(_SMALLEST_DEFAULT, _PER_PARAMETER * d))
+
+
 def choose_size(config: Config, world: World, d: int) -> tuple[int, str | None]:
     """The table's size: as configured, or the default, smaller where some node's memory is. Collective.
 
@@ -94,13 +100,13 @@ def choose_size(config: Config, world: World, d: int) -> tuple[int, str | None]:
                 f"but a node has {available / 1e9:.2f} GB (/dev/shm and free memory)"
             )  # fmt: skip
     else:
-        size, notice = DEFAULT_SIZE, None
+        size, notice = default_size(d), None
         available = min(available, world.minimum_integer(cgroup_bytes()))
         if 4 * size > _SPARE * available:
             size = int(_SPARE * available / 4) // 1_000_000 * 1_000_000
             notice = (
-                f"noise table cut from {DEFAULT_SIZE} to {size} numbers: a node has only {available / 1e9:.2f} GB of "
-                "shared memory (/dev/shm, free memory and the job's memory limit); set `noise_table_size` to choose"
+                f"noise table cut from {default_size(d)} to {size} numbers: a node has only {available / 1e9:.2f} GB "
+                "of shared memory (/dev/shm, free memory and the job's memory limit); set `noise_table_size` to choose"
             )
     if size < 2 * d:
         raise WrongInput(

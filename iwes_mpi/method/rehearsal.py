@@ -10,12 +10,14 @@ import numpy as np
 
 from iwes_mpi.method import kernels
 from iwes_mpi.method.batch import Batch
+from iwes_mpi.method.mixing import Mixing
 from iwes_mpi.method.noise import NoiseTable
 from iwes_mpi.method.phases import Phases
 from iwes_mpi.method.seeding import Stream, generator
-from iwes_mpi.method.state import initial_state
+from iwes_mpi.method.state import Drawn, initial_state
 from iwes_mpi.method.updates import Updater
 from iwes_mpi.mpi.group import alone
+from iwes_mpi.policy.obs_stats import initial_stats
 from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
 from iwes_mpi.settings.config import Config
 
@@ -37,12 +39,14 @@ def rehearse(config: Config, runner: EpisodeRunner) -> None:
     theta, theta32 = np.zeros(d), np.zeros(d, dtype=np.float32)
     table = _Table(d + kernels.BLOCK, config.weight_kernel == "precomputed")
     kernels.perturb(theta, config.sigma, table.values[:d], 1.0, theta32)
-    normaliser = np.stack([np.zeros(obs_size), np.ones(obs_size)])
+    normaliser = initial_stats(obs_size, config.whiten).normaliser()
     for observe in (False, True):
         runner.rehearse(EpisodeTask(theta32, normaliser, generator(0, Stream.INITIALIZATION), 0.01, observe))
+    if config.importance_mixing is not None:
+        _rehearse_mixing(config, runner, table)
     # At the center of a population its weights are known to be 1, farther out they are not.
     updater = Updater(dataclasses.replace(config, iw_updates=1, min_ess=0.0), alone(), table, Phases())
-    for n_batches in {1, min(2, config.reuse_batches)}:
+    for n_batches in {1, 2 if config.importance_mixing is not None else min(2, config.reuse_batches)}:
         state = initial_state(0, runner.network, config.optimizer)
         batches = [
             Batch(state.theta + 0.1 * i * config.sigma / np.sqrt(d), (1 + i) * config.sigma,
@@ -50,3 +54,11 @@ def rehearse(config: Config, runner: EpisodeRunner) -> None:
             for i in reversed(range(n_batches))
         ]  # fmt: skip
         updater.update(state, batches, 0.1 * config.sigma / np.sqrt(d))
+
+
+def _rehearse_mixing(config: Config, runner: EpisodeRunner, table: NoiseTable) -> None:
+    """Call once each compiled function that chooses samples."""
+    state = initial_state(0, runner.network, config.optimizer)
+    returns, used = np.zeros((1, 2)), np.ones((1, 2), dtype=np.bool_)
+    state.drawn = [Drawn(state.theta + config.sigma, config.sigma, np.zeros(1, dtype=np.int64), returns, used)]
+    Mixing(dataclasses.replace(config, n_pairs=1), alone(), table, Phases()).choose(state, config.sigma)

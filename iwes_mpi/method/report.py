@@ -15,8 +15,9 @@ class Population(NamedTuple):
     """The evaluated samples of one iteration, the same on every rank."""
 
     starts: NDArray[np.int64]  # (n_pairs,) where each epsilon starts in the noise table
+    ran: NDArray[np.bool_]  # (n_pairs, 2) whether there was an episode: always, but with importance mixing
     returns: NDArray[np.float64]  # (n_pairs, 2) of theta + sigma·epsilon and theta − sigma·epsilon; may be NaN
-    lengths: NDArray[np.int64]  # (n_pairs, 2) environment steps
+    lengths: NDArray[np.int64]  # (n_pairs, 2) environment steps; 0 where there was no episode
     observed: NDArray[np.float64]  # (episodes, 1 + 2·obs_size) packed statistics, in sample order
     eval_returns: NDArray[np.float64]  # (n_eval,)
     eval_lengths: NDArray[np.int64]  # (n_eval,)
@@ -56,6 +57,8 @@ class Report:
     eval_env_steps: int  # of evaluation episodes, cumulative
     episode_cap: int  # steps after which population episodes were cut; 0 for none
     population: Population
+    returns: NDArray[np.float64]  # of the samples in use: the population's, or those of the set of importance mixing
+    kept_samples: float  # share of the samples in use that importance mixing has kept from before
     updates: list[Update]  # empty on ranks that take no part in them
     sigma: float
     update_norm: float  # distance theta moved

@@ -23,6 +23,8 @@ class Stream(IntEnum):
     EVALUATION_EPISODE = 5  # sample = evaluation episode
     INITIALIZATION = 6  # the policy's initial parameters
     SCORE_EPISODE = 7  # python -m iwes_mpi.evaluate; sample = episode
+    MIXING_KEPT = 8  # sample 0; one draw for each member of the set in use, in order
+    MIXING_FRESH = 9  # sample = first pair of the block of pairs
 
 
 class _Key(ISeedSequence):

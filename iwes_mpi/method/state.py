@@ -20,6 +20,12 @@ class Drawn:
     sigma: float
     starts: NDArray[np.int64]  # (n_pairs,)
     returns: NDArray[np.float64]  # (n_pairs, 2) may be NaN
+    used: NDArray[np.bool_] | None = None  # (n_pairs, 2) whether a member is in use (`mixing`); None: all are
+
+    @property
+    def returns_in_use(self) -> NDArray[np.float64]:
+        """Returns (samples,) of the members in use, in order."""
+        return self.returns.ravel() if self.used is None else self.returns[self.used]
 
 
 @dataclass
@@ -40,14 +46,19 @@ class State:
     history: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 0)))
     # The mean returns of the last evaluations, up to three, the newest last: for the return at which a run ends
     recent_evaluations: list[float] = field(default_factory=list)
-    drawn: list[Drawn] = field(default_factory=list)  # the last populations that may be used again, the newest last
+    # The last populations that may be used again, the newest last. With importance mixing: those of which something is
+    # in use, and the newest in any case, for it tells which distribution the set in use counts as drawn from.
+    drawn: list[Drawn] = field(default_factory=list)
 
 
-def initial_state(seed: int, layout: network.Layout, optimizer: str, episode_cap: int = 0) -> State:
+def initial_state(
+    seed: int, layout: network.Layout, optimizer: str, episode_cap: int = 0, whiten: bool = False
+) -> State:
     """The state a run starts from: it depends on the seed, the policy's shape and the settings named alone."""
     theta = network.initial_parameters(layout, generator(seed, Stream.INITIALIZATION))
     start = optimizer_named(optimizer).init(theta.size)
-    return State(0, theta, start, obs_stats.initial_stats(int(layout.sizes[0])), episode_cap=episode_cap)
+    stats = obs_stats.initial_stats(int(layout.sizes[0]), whiten)
+    return State(0, theta, start, stats, episode_cap=episode_cap)
 
 
 def digest(theta: NDArray[np.float64]) -> int:

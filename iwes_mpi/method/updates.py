@@ -20,6 +20,8 @@ from iwes_mpi.method.state import State
 from iwes_mpi.mpi.group import Group
 from iwes_mpi.settings.config import Config
 
+_LOST = 1e14  # nats
+
 
 class Updater:
     """Moves theta by what populations tell. Collective on the group.
@@ -38,7 +40,7 @@ class Updater:
         self._optimizer = optimizer_named(config.optimizer)
         self._estimator = Estimator(
             group, noise, phases, clip=config.clip, center=config.center, weight_kernel=config.weight_kernel,
-            per_pair=config.weigh_pairs,
+            per_pair=config.weigh_pairs, mixed=config.importance_mixing is not None,
         )  # fmt: skip
 
     def update(self, state: State, batches: Sequence[Batch], learning_rate: float) -> list[Update]:
@@ -62,17 +64,20 @@ class Updater:
         for k in range(1 + config.iw_updates):
             update = Update(state.iteration, k, kl=newest.kl(state.theta))
             updates.append(update)
+            if update.kl > _LOST:  # so far away that log weights would be lost in rounding
+                update.stop = Stop.OVERLAP
+                break
             update.estimate = self._estimate(updates, batches, state.theta)  # eqs. 3 and 4
             if (stop := self._prevented(update, batches)) is not Stop.NOT:
                 update.stop = stop
                 break
             assert update.estimate.gradient is not None
             step = self._step(state, update.estimate.gradient, newest.sigma, learning_rate)
-            bounded = self._into_trust_region(state, newest)
             update.accepted = True
             update.grad_norm, update.update_norm = kernels.norm(update.estimate.gradient), kernels.norm(step)
             if not math.isfinite(kernels.norm(state.theta)):
                 break  # for `EvolutionStrategies` to say on every rank
+            bounded = self._into_trust_region(state, newest)
             update.stop = Stop.KL if bounded else Stop.UPDATES if k == config.iw_updates else Stop.NOT
             if bounded:
                 break
@@ -92,8 +97,10 @@ class Updater:
         estimate = update.estimate
         if estimate is None or estimate.gradient is None:
             return Stop.OVERLAP
-        # In samples of the newest population: what older ones add may make it more than 1.
-        effective = estimate.ess * sum(batch.starts.size for batch in batches) / batches[-1].starts.size
+        effective = estimate.ess
+        if self._config.importance_mixing is None:
+            # In samples of the newest population: what older ones add may make it more than 1.
+            effective = effective * sum(batch.samples for batch in batches) / batches[-1].samples
         return Stop.ESS if update.k > 0 and effective < self._config.min_ess else Stop.NOT
 
     def _step(
@@ -115,8 +122,10 @@ class Updater:
 
         The optimizer's moments stay: they tell of gradients, not of steps.
         """
+        if self._config.max_kl == math.inf:
+            return False
         kl = newest.kl(state.theta)
-        if not self._config.max_kl < kl < math.inf:
+        if kl <= self._config.max_kl:
             return False
         state.theta[:] = newest.center + (state.theta - newest.center) * math.sqrt(self._config.max_kl / kl)
         return True

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from iwes_mpi.settings import values
-from iwes_mpi.settings.config import GROUPS, Config
+from iwes_mpi.settings.config import GROUPS, Config, check_together
 from iwes_mpi.settings.sources import load_preset, load_toml, preset_names
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -216,7 +216,9 @@ def parse(argv: Sequence[str]) -> Request:
         settings |= load_toml(path)
         Config.from_dict(settings, f"`config` {path}")
     request = Request(settings | given, resume)
-    request.config()
+    config = request.config()
+    if resume == "never":  # else the run's recorded settings may be others than the defaults
+        check_together(config)
     if resume != "never" and request.settings.get("run_dir") is None:
         raise WrongInput("resume", "needs `run_dir`, the directory of the run to continue")
     return request

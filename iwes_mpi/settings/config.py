@@ -80,7 +80,8 @@ def _housekeeping(default: Any, text: str, check: Callable[[Any], str | None] | 
 class Config:
     """The settings of one run; see ``--help`` or each field's metadata for what they mean.
 
-    The defaults are those of the reference ES code (Salimans et al. 2017) on Ant-v5.
+    The defaults let a small task learn on a laptop. Those of the reference ES code (Salimans et al. 2017) are the
+    preset ``reference-es``, those of Campos et al. (2018) the presets ``paper-…``.
 
     Raises
     ------
@@ -103,7 +104,7 @@ class Config:
     )  # fmt: skip
 
     hidden_sizes: tuple[int, ...] = _setting(
-        "policy", (64, 64), "units of each hidden layer; none given: a linear policy", values.layers, "units"
+        "policy", (), "units of each hidden layer; none given: a linear policy", values.layers, "units"
     )
     action_noise: float = _setting(
         "policy", 0.01, "standard deviation of the Gaussian noise added to actions", values.not_negative
@@ -117,10 +118,15 @@ class Config:
     )
     obs_stat_probability: float = _setting(
         "policy",
-        0.01,
+        1.0,
         "share of population episodes whose observations enter the running mean and deviation",
         values.share,
     )
+    whiten: bool = _setting(
+        "policy", False,
+        "rid observations of their correlations as well, not only of mean and deviation, so that every direction of "
+        "them counts alike; takes time and memory that grow with the square of their number",
+    )  # fmt: skip
 
     train_episode_steps: int | None = _setting(
         "population", None,
@@ -137,36 +143,46 @@ class Config:
         "population", 1_000_000, "steps after which the schedule `budget` has episodes whole", values.at_least_one,
         "steps",
     )  # fmt: skip
-    n_pairs: int = _setting(
-        "population", 5000, "mirrored pairs per iteration (two episodes each)", values.pairs, "pairs"
-    )
+    n_pairs: int = _setting("population", 10, "mirrored pairs per iteration (two episodes each)", values.pairs, "pairs")
     min_env_steps: int = _setting(
-        "population", 100_000,
-        "evaluate further blocks of n-pairs until an iteration has at least this many environment steps",
+        "population", 0,
+        "evaluate further blocks of `n_pairs` until an iteration has at least this many environment steps",
         values.count, "steps",
     )  # fmt: skip
-    sigma: float = _setting("population", 0.02, "standard deviation of the parameter perturbations", values.positive)
-    sigma_schedule: str = _choice("population", "constant", SCHEDULES, "how sigma goes to `sigma_last`")
-    sigma_last: float = _setting("population", 0.02, "sigma at the end of its schedule", values.positive)
+    sigma: float = _setting("population", 0.1, "standard deviation of the parameter perturbations", values.positive)
+    sigma_schedule: str = _choice(
+        "population", "constant", SCHEDULES, "how sigma comes down to `sigma_end` during `schedule_iterations`"
+    )
+    sigma_end: float = _setting(
+        "population", 0.1, "sigma at the end of its schedule, as a share of the first", values.positive
+    )
     common_random_numbers: bool = _setting(
         "population", False, "both members of a pair meet the same start state and action noise"
     )
     shaping: str = _choice("population", "centered-rank", SHAPINGS, "how returns become utilities")
+    top_share: float = _setting(
+        "population", 0.5, "share of the pairs that count with the shaping `top-directions`: those of the best returns",
+        values.share_above_zero,
+    )  # fmt: skip
 
     optimizer: str = _choice("update", "adam", OPTIMIZERS, "how theta follows the gradient")
-    learning_rate: float = _setting("update", 0.01, "step size of the optimizer", values.positive)
-    step_in_sigma: float | None = _setting(
-        "update", None,
-        "sets the learning rate so that a step has about this length, whatever the policy's size: an Adam step has "
-        "learning_rate·√d (default: `learning_rate` as it is)",
+    learning_rate: float | None = _setting(
+        "update", None, "step size of the optimizer (default: what gives steps of `step_in_sigma`)", values.positive
+    )
+    step_in_sigma: float = _setting(
+        "update", 1.0,
+        "length of a first step, which sets the learning rate whatever the policy's size: Adam's is learning_rate·√d",
         values.positive, "sigma",
     )  # fmt: skip
     learning_rate_schedule: str = _choice(
-        "update", "constant", SCHEDULES, "how the learning rate goes to `learning_rate_last`"
+        "update", "constant", SCHEDULES,
+        "how the learning rate comes down to `learning_rate_end` during `schedule_iterations`",
+    )  # fmt: skip
+    learning_rate_end: float = _setting(
+        "update", 0.1, "learning rate at the end of its schedule, as a share of the first", values.positive
     )
-    learning_rate_last: float = _setting("update", 0.01, "learning rate at the end of its schedule", values.positive)
     schedule_iterations: int = _setting(
-        "update", 1000, "iterations that the schedules of sigma and learning rate take", values.at_least_one,
+        "update", 1000, "iterations that the schedules of sigma and of the learning rate take", values.at_least_one,
         "iterations",
     )  # fmt: skip
     momentum: float = _setting("update", 0.9, "share of the past steps in the next (Adam's beta1)", values.below_one)
@@ -175,7 +191,11 @@ class Config:
     )
 
     iw_updates: int = _setting(
-        "importance weighting", 0, "K: further updates from one population (0 is plain ES)", values.count, "updates"
+        "importance weighting",
+        8,
+        "K: at most so many further updates from one population (0 is plain ES)",
+        values.count,
+        "updates",
     )
     cross_fit: bool = _setting(
         "importance weighting", False,
@@ -185,6 +205,12 @@ class Config:
     reuse_batches: int = _setting(
         "importance weighting", 1, "populations that count, by the balance heuristic: the newest and those before it",
         values.at_least_one, "populations",
+    )  # fmt: skip
+    importance_mixing: float | None = _setting(
+        "importance weighting", None,
+        "importance mixing: an iteration keeps those samples of the one before that fit where theta is now, and runs "
+        "episodes only for new ones in place of the others; at least this share is replaced, on average (default: off)",
+        values.share_above_zero,
     )  # fmt: skip
     weigh_pairs: bool = _setting(
         "importance weighting", False, "both members of a pair get the mean of their two weights"
@@ -201,7 +227,7 @@ class Config:
         "subtract the weighted mean utility, which removes the pull along the distance already moved",
     )  # fmt: skip
     min_ess: float = _setting(
-        "importance weighting", 0.0,
+        "importance weighting", 0.5,
         "make no further update once the effective sample size is below this share of the population (0: no rule)",
         values.share,
     )  # fmt: skip
@@ -226,11 +252,11 @@ class Config:
         changes_results=False,
     )  # fmt: skip
 
-    n_eval: int = _setting("evaluation", 30, "episodes of an evaluation", values.count, "episodes")
-    eval_every: int | None = _setting(
-        "evaluation", None,
-        "iterations from one evaluation to the next (default: as often as a tenth of all environment steps allows)",
-        values.at_least_one, "iterations", before=1,
+    n_eval: int = _setting("evaluation", 5, "episodes of an evaluation", values.count, "episodes")
+    eval_every: int = _setting(
+        "evaluation", 0,
+        "iterations from one evaluation to the next (0: as often as a tenth of all environment steps allows)",
+        values.count, "iterations", before=1,
     )  # fmt: skip
 
     iterations: int | None = _limit("iterations in all, over restarts", values.count, "iterations")
@@ -245,8 +271,8 @@ class Config:
     seed: int = _setting("run", 0, "everything random is drawn from it", values.seed)
     noise_table_size: int | None = _setting(
         "run", None,
-        "random numbers in the noise table, one table per node, 4 bytes each (default: 250 million, or fewer "
-        "where the node's shared memory is too small)",
+        "random numbers in the noise table, one table per node, 4 bytes each (default: 25,000 per parameter, from 10 "
+        "to 250 million, or fewer where the node's shared memory is too small)",
         values.at_least_one, "numbers",
     )  # fmt: skip
     schedule: Literal["dynamic", "static"] = _housekeeping(
@@ -343,6 +369,17 @@ class Config:
             for f in dataclasses.fields(self)
             if f.metadata["changes_results"] and getattr(self, f.name) != getattr(other, f.name)
         ]
+
+
+def check_together(config: Config) -> None:
+    """Raise WrongInput if two settings, each right by itself, cannot be combined."""
+    if config.importance_mixing is None:
+        return
+    for name, alone in (("reuse_batches", 1), ("min_env_steps", 0), ("cross_fit", False), ("weigh_pairs", False)):
+        value = getattr(config, name)
+        if value != alone:
+            shown = "" if value is True else f" {values.text(value)}"
+            raise WrongInput("importance_mixing", f"cannot be combined with `{name}`{shown}")
 
 
 def refuse_unknown(settings: Mapping[str, Any], source: str) -> None:

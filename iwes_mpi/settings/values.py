@@ -40,6 +40,11 @@ def share(value: float) -> str | None:
     return None if 0 <= value <= 1 else "must lie between 0 and 1"
 
 
+def share_above_zero(value: float) -> str | None:
+    """0 < value ≤ 1."""
+    return None if 0 < value <= 1 else "must be above 0, and at most 1"
+
+
 def below_one(value: float) -> str | None:
     """0 ≤ value < 1."""
     return None if 0 <= value < 1 else "must be at least 0 and below 1"

@@ -3,6 +3,7 @@
 import math
 
 from iwes_mpi.files.columns import Rows
+from iwes_mpi.method.schedules import learning_rate_at
 from iwes_mpi.settings.config import Config
 
 _USELESS_ESS, _IN_A_ROW = 0.1, 3  # when it is said that importance-weighted updates are of no use
@@ -30,9 +31,9 @@ class UselessUpdates:
         if self._told or self._in_a_row < _IN_A_ROW:
             return None
         self._told = True
-        ratio = config.learning_rate * math.sqrt(self._d) / config.sigma
+        ratio = learning_rate_at(config, 0, self._d) * math.sqrt(self._d) / config.sigma
         return (
             f"theta moves so far from its population that less than a tenth of it still counts (ESS), for "
-            f"{self._in_a_row} iterations now. learning_rate·√d/sigma is {ratio:.2g}, the paper's 0.5: lower "
-            f"`learning_rate` or `iw_updates`, or set `min_ess`"
+            f"{self._in_a_row} iterations now. learning_rate·√d/sigma is {ratio:.2g}; the paper's is 0.5. Lower "
+            f"`step_in_sigma` (or `learning_rate`) or `iw_updates`, or set `min_ess`"
         )

@@ -22,7 +22,7 @@ class Facts(NamedTuple):
 
     cap: int  # steps after which this iteration's population episodes were cut
     first: int  # the cap that a run starts with
-    lengths: NDArray[np.int64]  # (n_pairs, 2) of this iteration's population episodes
+    lengths: NDArray[np.int64]  # (episodes,) of this iteration's population episodes
     env_steps: int  # of population episodes so far
     budget: int  # of population steps by which a schedule by budget lets episodes be whole
     limit: int  # the longest whole episode seen, or the time limit if it is known

@@ -1,6 +1,6 @@
-"""from the first value to the last in equal steps."""
+"""in equal steps."""
 
 
-def value(first: float, last: float, t: float) -> float:
+def factor(end: float, t: float) -> float:
     """See `schedules`."""
-    return last if t == 1.0 else first + t * (last - first)
+    return end if t == 1.0 else 1.0 + t * (end - 1.0)

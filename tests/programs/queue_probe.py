@@ -1,4 +1,4 @@
-"""Run under mpirun by test_scheduling.py: who gets which items of work; one line of JSON from rank 0."""
+"""Started under mpirun by test_scheduling.py: who gets which items of work; one line of JSON from rank 0."""
 
 import json
 import random

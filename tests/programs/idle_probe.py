@@ -1,4 +1,4 @@
-"""Run under mpirun by test_scheduling.py: a training run whose waiting times are known.
+"""Started under mpirun by test_scheduling.py: a training run whose waiting times are known.
 
 Each rank records how long its episodes took; estimates and log rows, which only rank 0 makes here, take a known time
 more. Rank 0 prints one line of JSON per iteration: the seconds each rank was busy with episodes.
@@ -9,6 +9,7 @@ import sys
 import time
 
 from iwes_mpi.method.es import EvolutionStrategies
+from iwes_mpi.method.estimator import Estimator
 from iwes_mpi.mpi.launch import launch
 from iwes_mpi.rollouts.gym_runner import GymRunner
 from iwes_mpi.train import train
@@ -47,7 +48,7 @@ def main(world):
         return report
 
     around(GymRunner, "run", timed)
-    around(GradientEstimator, "estimate", slow_estimate)
+    around(Estimator, "estimate", slow_estimate)
     around(EvolutionStrategies, "iterate", recorded)
     return train(world, sys.argv[3:])
 
