@@ -1,10 +1,13 @@
 """Copy the logs of runs, without their populations, to where the notebooks read them.
 
-    python analysis/collect.py runs/scaled/* [-o analysis/data] [--population] [--unfinished]
+    python analysis/collect.py runs/scaled/* [-o analysis/data] [--population] [--slim] [--unfinished]
 
 The log of runs/TABLE/RUN becomes analysis/data/TABLE/RUN/log.h5, with config.toml beside it: the same attributes and
 complete rows, packed. While a run goes on its log has room to grow, about 200 kB whatever it holds; here it has none.
 `iwes_mpi.open_run` reads one as it reads the other. Collecting the same log again writes the same bytes.
+
+With --slim only that is kept which tells how evaluations grow with steps and time, in every iteration, with times to
+1/64 s: some 10 to 40 kB a run. What is left out reads as blank, and there are no rows of updates.
 """
 
 import argparse
@@ -25,6 +28,10 @@ from iwes_mpi.files.record import CONFIG
 from iwes_mpi.files.run import Run
 
 DATA = Path(__file__).resolve().parent / "data"
+SLIM = (
+    "iteration", "env_steps", "eval_env_steps", "episode_cap", "wall_time", "eval_return_median", "eval_return_mean",
+    "eval_return_std", "eval_episodes", "updates", "ranks",
+)  # fmt: skip
 
 
 def _put(group: h5py.Group, name: str, column: Column, values: NDArray[np.generic]) -> None:
@@ -34,13 +41,19 @@ def _put(group: h5py.Group, name: str, column: Column, values: NDArray[np.generi
     dataset.attrs["long_name"] = column.long_name
 
 
-def pack(run: Run, target: Path, population: bool = False) -> None:
+def pack(run: Run, target: Path, population: bool = False, slim: bool = False) -> None:
     """Write the complete rows and all attributes of a run's log to a new file."""
     draft = target.with_name(target.name + ".new")
+    iterations, updates = run.iterations, run.updates
+    if slim:
+        iterations = iterations.assign(wall_time=np.round(64 * iterations["wall_time"]) / 64)
+        updates = updates[:0]
     with h5py.File(draft, "w", libver="latest") as file:
         file.attrs.update(run.attrs)
-        for table, frame in (("iterations", run.iterations), ("updates", run.updates)):
+        for table, frame in (("iterations", iterations), ("updates", updates)):
             for name, column in TABLES[table].items():
+                if slim and name not in (SLIM if table == "iterations" else ("iteration",)):
+                    continue
                 _put(file.require_group(table), name, column, frame[name].to_numpy())
         if population and run.population is not None:
             for name, column in POPULATION.items():
@@ -48,12 +61,12 @@ def pack(run: Run, target: Path, population: bool = False) -> None:
     os.replace(draft, target)
 
 
-def collect(path: Path, output: Path, population: bool = False) -> Path:
+def collect(path: Path, output: Path, population: bool = False, slim: bool = False) -> Path:
     """Copy one run; returns its new directory."""
     source = path.resolve()
     target = output / source.parent.name / source.name
     target.mkdir(parents=True, exist_ok=True)
-    pack(open_run(source), target / LOG, population)
+    pack(open_run(source), target / LOG, population, slim)
     if (source / CONFIG).exists():
         shutil.copyfile(source / CONFIG, target / CONFIG)
     return target
@@ -65,6 +78,7 @@ def main() -> int:
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, default=DATA, help="[default analysis/data]")
     parser.add_argument("--population", action="store_true", help="with each episode's return and length, if logged")
+    parser.add_argument("--slim", action="store_true", help="only what tells how evaluations grow with steps")
     parser.add_argument("--unfinished", action="store_true", help="also runs that have not come to their limits yet")
     options = parser.parse_args()
     copied = 0
@@ -73,7 +87,7 @@ def main() -> int:
             if not options.unfinished and not open_run(path).finished:
                 print(f"{path} has not come to its end; left out", file=sys.stderr)
                 continue
-            collect(path, options.output, options.population)
+            collect(path, options.output, options.population, options.slim)
         except LogError as error:
             print(f"{error}; left out", file=sys.stderr)
             continue

@@ -30,7 +30,14 @@ ANALYSIS = ROOT / "analysis"
 DATA = ANALYSIS / "data"
 LOGS = sorted(DATA.glob("*/*/log.h5"))
 NOTEBOOKS = sorted(ANALYSIS.glob("*.ipynb"))
-NAMES = ["fig1_iw_updates", "fig2_model_size", "fig3_time_per_iteration", "fig4_learning_rate", "reference_es"]
+NAMES = [
+    "fig1_iw_updates",
+    "fig2_model_size",
+    "fig3_time_per_iteration",
+    "fig4_learning_rate",
+    "reference_es",
+    "sample_efficiency",
+]
 SECONDS = 300  # for all notebooks together
 MEGABYTES = 20  # of all logs together
 
@@ -119,7 +126,8 @@ def test_committed_logs_say_where_they_come_from(table):
         assert {"python", "numpy", "gymnasium", "mujoco", "mpi"} <= set(json.loads(run.attrs["versions"]))
         assert Path(run.config.run_dir).name == log.parent.name
         assert (run.iterations["iteration"] == np.arange(len(run.iterations))).all()
-        assert len(run.updates) >= len(run.iterations) > 0
+        assert len(run.iterations) > 0
+        assert table == "sample_efficiency" or len(run.updates) >= len(run.iterations)
         with h5py.File(log) as file:
             assert ("population" in file) == (table == "time")
 
@@ -172,6 +180,22 @@ def test_populations_are_collected_on_request_only(collect, tmp_path):
     found = open_run(collect.collect(source, tmp_path / "with", population=True)).population
     np.testing.assert_array_equal(found["returns"], returns)
     np.testing.assert_array_equal(found["lengths"], lengths)
+
+
+def test_a_slim_copy_tells_how_evaluations_grow(collect, tmp_path):
+    source = make_run(tmp_path / "runs/table/run", 400, iw_updates=3, iterations=400)
+    write_config(source, open_run(source).config)
+    ours, packed = open_run(source), open_run(collect.collect(source, tmp_path / "data", slim=True))
+    exact = [name for name in collect.SLIM if name != "wall_time"]
+    pd.testing.assert_frame_equal(packed.iterations[exact], ours.iterations[exact], check_exact=True)
+    assert np.abs(packed.iterations["wall_time"] - ours.iterations["wall_time"]).max() <= 1 / 128
+    assert packed.iterations["return_mean"].isna().all()
+    assert packed.updates.empty
+    assert packed.finished
+    assert packed.attrs == ours.attrs
+    for x in ("env_steps", "iteration"):
+        np.testing.assert_array_equal(packed.curve(x), ours.curve(x))
+    assert sum(file.stat().st_size for file in packed.path.iterdir()) < 40_000
 
 
 def test_unfinished_runs_are_left_out(collect, tmp_path, monkeypatch, capsys):
