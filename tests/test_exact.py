@@ -16,13 +16,13 @@ import golden_runs
 import launch
 import numpy as np
 import pytest
+from iwes_mpi.noise import NoiseTable
+from iwes_mpi.seeding import Stream, generator
+from iwes_mpi.state import digest, initial_state
 
 # -- the package's modules: the only place of this file that names them --------------------------------------
 from iwes_mpi import kernels, open_run, policy, shaping
 from iwes_mpi.mpi import split
-from iwes_mpi.noise import NoiseTable
-from iwes_mpi.seeding import Stream, generator
-from iwes_mpi.state import digest, initial_state
 
 # ------------------------------------------------------------------------------------------------------------
 

@@ -194,7 +194,9 @@ class EvolutionStrategies:
         if not state.episode_cap or not population.ran.any():
             return
         if population.eval_returns.size:
-            seen = [[_mean(returns)], [_mean(population.eval_returns)]]
+            cut = _mean(returns) / float(population.lengths[population.ran].mean())
+            whole = _mean(population.eval_returns) / float(population.eval_lengths.mean())
+            seen = [[cut], [whole]]  # returns per step
             state.history = np.concatenate([state.history, seen], axis=1)[:, -_HISTORY:]
         cap = episode_schedules.next_cap(
             config.episode_schedule,
