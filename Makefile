@@ -4,15 +4,21 @@ PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 VENV := .venv
 BIN := $(VENV)/bin
-ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export NUMBA_NUM_THREADS := 1
 
-.PHONY: train test lint notebooks docs format clean
+.PHONY: train test quick lint notebooks docs format clean
 
 train: $(VENV)/.installed ## train HalfCheetah-v5 from scratch on all cores
-	$(ONE_THREAD) $(BIN)/mpirun -n $(CORES) $(BIN)/python -m iwes_mpi.train --preset quickstart
+	$(BIN)/mpirun -n $(CORES) $(BIN)/python -m iwes_mpi.train --preset quickstart
 
 test: lint ## lint, then the whole test suite
-	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+quick: $(VENV)/.installed ## in less than a minute: the tests that start no job and take no more than a second each
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not mpi and not slow'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -20,7 +26,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 notebooks: $(VENV)/.installed ## run the notebooks of analysis/ on the committed logs
-	$(ONE_THREAD) $(BIN)/python analysis/execute.py
+	$(BIN)/python analysis/execute.py
 
 docs: $(VENV)/.docs ## build the web site of docs/ and the API reference; a warning, such as a broken link, is an error
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs

@@ -59,15 +59,21 @@ def choose(runs: Iterable[Run], **settings: Any) -> list[Run]:
 # -- scores --------------------------------------------------------------------------------------------------
 
 
+def evaluated(run: Run) -> pd.DataFrame:
+    """The run's iterations in which the policy was evaluated."""
+    return run.iterations.dropna(subset=["eval_return_median"])
+
+
 def area(run: Run) -> float:
     """Area under the curve of the evaluation median over environment steps, divided by the steps: a mean return."""
-    steps = run.iterations["env_steps"].to_numpy(float)
-    return float(np.trapezoid(run.iterations["eval_return_median"], steps) / (steps[-1] - steps[0]))
+    rows = evaluated(run)
+    steps = rows["env_steps"].to_numpy(float)
+    return float(np.trapezoid(rows["eval_return_median"], steps) / (steps[-1] - steps[0]))
 
 
 def last(run: Run) -> float:
-    """Mean of the evaluation median over the last ten iterations."""
-    return float(run.iterations["eval_return_median"].tail(10).mean())
+    """Mean of the last ten evaluation medians."""
+    return float(evaluated(run)["eval_return_median"].tail(10).mean())
 
 
 def ess(run: Run) -> float:

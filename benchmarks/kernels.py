@@ -33,8 +33,12 @@ import numpy as np  # noqa: E402
 
 from iwes_mpi.compiled.jit import kernel  # noqa: E402
 from iwes_mpi.method import kernels  # noqa: E402
+from iwes_mpi.method.exact_sums import fixed_point  # noqa: E402
+from iwes_mpi.method.kernels import Bounds, Pairs, Sums  # noqa: E402
 from iwes_mpi.method.noise import NoiseTable  # noqa: E402
+from iwes_mpi.method.weight_kernels import kernel_named  # noqa: E402
 from iwes_mpi.mpi.world import World  # noqa: E402
+from iwes_mpi.settings.registry import WEIGHT_KERNELS  # noqa: E402
 
 POLICIES = {64: 11_848, 256: 96_520, 512: 324_104}  # hidden units: parameters
 SIGMA, R = 0.02, 1.0
@@ -82,25 +86,26 @@ class Case:
         old = 0.1 * rng.standard_normal(d)
         delta = rng.standard_normal(d)
         delta *= R / kernels.norm(delta)
-        new = old - SIGMA * delta
-        pairs = (noise.values, starts, noise.prefix, delta, delta.astype(np.float32), kernels.sum_squares(delta))
-        utilities = rng.uniform(-1, 1, (n, 2))
-        exponents = kernels.fixed_point(n)
-        self.log_c = {name: np.zeros((n, 2)) for name in (*kernels.WEIGHT_KERNELS, *FUSED)}
+        new = old + SIGMA * delta
+        r2 = kernels.sum_squares(delta)
+        weights = {name: kernel_named(name).of(noise, delta, r2) for name in WEIGHT_KERNELS.names}
+        pairs = Pairs(noise.values, starts, rng.uniform(-1, 1, (n, 2)), stretch=1.0)
+        exponents = fixed_point(n)
+        self.log_c = {name: np.zeros((n, 2)) for name in (*WEIGHT_KERNELS.names, *FUSED)}
         few = starts[: self.few]
 
         def weigh(method: str) -> None:
-            kernels.log_weights(kernels.WEIGHT_KERNELS.index(method), *pairs, self.log_c[method])
+            kernels.log_weights(weights[method], starts, self.log_c[method])
 
         def fused(name: str, rows: int) -> None:
-            sums, scalars = np.zeros((rows, d), dtype=np.int64), np.zeros(kernels.N_SCALARS, dtype=np.int64)
+            sums = Sums(np.zeros((rows, d), dtype=np.int64), np.zeros(kernels.N_SCALARS, dtype=np.int64))
             kernels.weigh_and_accumulate(
-                kernels.CANCELLED, True, *pairs, 0.0, 0.0, utilities, *exponents, self.log_c[name], sums, scalars
+                weights["cancelled"], pairs, Bounds(0.0, 0.0), exponents, self.log_c[name], sums
             )
 
         self.run: dict[str, Callable[[], object]] = {
             "stream": lambda: stream(noise.values, starts, d),
-            **{name: lambda name=name: weigh(name) for name in kernels.WEIGHT_KERNELS},
+            **{name: lambda name=name: weigh(name) for name in WEIGHT_KERNELS.names},
             FUSED[0]: lambda: fused(FUSED[0], 1),
             FUSED[1]: lambda: fused(FUSED[1], 2),
             NUMPY[0]: lambda: literal(noise.values, few, old, new, np.float64),
@@ -156,7 +161,7 @@ def main() -> int:
         for name, values in times.items():
             to_stream, to_numpy = ratio(values, times["stream"]), ratio(times[NUMPY[0]], values)
             error = f"{errors[name]:11.0e}" if name in errors else ""
-            label = f"log weights, {name}" if name in kernels.WEIGHT_KERNELS else name
+            label = f"log weights, {name}" if name in WEIGHT_KERNELS.names else name
             print(f"  {label:26}{median(values):11.3f}{to_stream:11.2f}{to_numpy:11.1f}{error}", flush=True)
             if name in FUSED:
                 worst_stream, worst_numpy = max(worst_stream, to_stream), min(worst_numpy, to_numpy)

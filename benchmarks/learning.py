@@ -28,10 +28,10 @@ LOW_RATE = [
 
 
 def train(run_dir: Path, ranks: int, settings: list[str]) -> pd.DataFrame:
-    """Train to the end, and return the run's iterations."""
+    """Train to the end, and return the iterations in which the policy was evaluated."""
     command = [BIN / "mpirun", "-n", str(ranks), sys.executable, "-m", "iwes_mpi.train", *settings]
     subprocess.run([*command, "--run-dir", run_dir, "--resume", "auto", "--display", "none"], check=True)
-    return iwes_mpi.open_run(run_dir).iterations
+    return iwes_mpi.open_run(run_dir).iterations.dropna(subset=["eval_return_median"])
 
 
 def show(name: str, rows: pd.DataFrame) -> None:

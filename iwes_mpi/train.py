@@ -6,6 +6,7 @@ if __name__ == "__main__":
     signals.note()
 
 import dataclasses
+import math
 import os
 import sys
 import time
@@ -22,7 +23,6 @@ from iwes_mpi.settings.limits import finished
 from iwes_mpi.settings.wrong_input import WrongInput
 
 if TYPE_CHECKING:  # loaded by rank 0 alone, or once the input is known to be right
-    from iwes_mpi.files.columns import Rows
     from iwes_mpi.files.directory import Plan
     from iwes_mpi.method.report import Report
     from iwes_mpi.method.state import State
@@ -67,7 +67,9 @@ def train(world: World, argv: list[str]) -> int:
     d = runner.network.n_parameters
     size, notice = agree(world, lambda: choose_size(config, world, d)) or (0, None)
     config = dataclasses.replace(config, noise_table_size=size)
-    state = state or initial_state(config.seed, runner.network, config.optimizer, config.train_episode_steps or 0)
+    state = state or initial_state(
+        config.seed, runner.network, config.optimizer, config.train_episode_steps or 0, config.whiten
+    )
     agree(world, lambda: _check_fit(state, runner))
 
     desk = agree(world, lambda: plan and _Desk(plan, config, state, world, begin), on_root=True)
@@ -111,7 +113,7 @@ def _iterate(
     noise = NoiseTable(world, config.seed, size, with_norms=config.weight_kernel == "precomputed")
     es = EvolutionStrategies(config, world, runner, noise, state, stop)
     code, problem = FINISHED, ""
-    while not finished(config, state.iteration, state.env_steps):
+    while not finished(config, state.iteration, state.env_steps, state.recent_evaluations):
         # The safe point of an iteration: all ranks agree to go on, or why not.
         with es.phases(Phase.IDLE):  # the others wait for what rank 0 writes
             code = world.maximum_integer(code if code else STOPPED_EARLY if stop.pending() else _GO_ON)
@@ -151,7 +153,7 @@ class _Desk:
     def __init__(self, plan: "Plan", config: Config, state: "State", world: World, begin: float):
         from iwes_mpi.files.keeper import Keeper
         from iwes_mpi.files.provenance import provenance
-        from iwes_mpi.shown.console import open_display
+        from iwes_mpi.shown.console import LastEvaluation, open_display
         from iwes_mpi.shown.diagnosis import UselessUpdates
 
         origin = provenance(config, library_version(), world.size, world.n_nodes)
@@ -160,7 +162,7 @@ class _Desk:
         self._display: Display = open_display(config, state)
         self._diagnosis: UselessUpdates = UselessUpdates(config, state.theta.size)
         self._spell = build_parser().spell
-        self._last: Rows | None = None
+        self._evaluation: LastEvaluation = LastEvaluation()
 
     def begin(self, description: str, notice: str | None) -> None:
         """Say what begins."""
@@ -181,9 +183,10 @@ class _Desk:
         from iwes_mpi.files.keeper import StorageError
 
         try:
-            self._last = rows = self._keeper.keep(report)
+            rows = self._keeper.keep(report)
         except StorageError as error:
             return STORAGE_FAILED, str(error)
+        self._evaluation(rows)
         self._display.update(rows)
         if text := self._diagnosis(rows):
             self._warn(text)
@@ -210,7 +213,7 @@ class _Desk:
                 problem += "; the run stopped at its last good checkpoint, continue with `resume`"
             print(f"iwes_mpi.train: error: {self._spell(problem)}", file=sys.stderr, flush=True)
         elif self._config.display != "none":
-            print(_summary(self._plan.run_dir, self._state, self._last, code), flush=True)
+            print(_summary(self._plan.run_dir, self._state, self._evaluation.median, code), flush=True)
         return code
 
 
@@ -224,6 +227,8 @@ def _plan(argv: list[str]) -> "Plan":
     from iwes_mpi.files.directory import make_plan  # files are rank 0's business alone, and so is importing them
 
     plan = make_plan(parse(argv))
+    if plan.config.stop_at_return is not None and plan.config.n_eval == 0:
+        raise WrongInput("stop_at_return", "needs evaluations, but `n_eval` is 0")
     if plan.config.tensorboard:
         from iwes_mpi.shown.tensorboard import require
 
@@ -239,13 +244,12 @@ def _check_fit(state: "State", runner: "EpisodeRunner") -> None:
         )
 
 
-def _summary(run_dir: Path, state: "State", last: "Rows | None", code: int) -> str:
+def _summary(run_dir: Path, state: "State", median: float, code: int) -> str:
     """Two lines: what the run reached, and how to look at it or to go on."""
     from iwes_mpi.shown.console import clock
 
     verb = "Finished" if code == FINISHED else "Stopped early, with a checkpoint"
-    scored = last is not None and last.iteration.eval_episodes > 0
-    reached = f", evaluation median {last.iteration.eval_return_median:.1f}" if last and scored else ""
+    reached = "" if math.isnan(median) else f", evaluation median {median:.1f}"
     python = sys.executable if " " not in sys.executable else "python"
     python = os.path.relpath(python) if python.startswith(os.getcwd() + os.sep) else "python"
     if code == FINISHED:

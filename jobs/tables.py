@@ -1,14 +1,16 @@
-"""Print a table of runs: python jobs/tables.py paper > jobs/paper.tsv (or scaled, reference).
+"""Print a table of runs: python jobs/tables.py paper > jobs/paper.tsv (or another name).
 
 One row per run; row n is element n of the job array of jobs/paper.sbatch. Columns other than figure and run_dir are
 settings, as flags of iwes_mpi.train.
 
-=========  ===================================================================================================
-paper      figures 1, 2 and 4 of Campos et al. (2018) at the paper's size
-scaled     the same figures on a laptop: HalfCheetah-v5 cut to 200 steps, small policies, with the paper's d / n_pairs
-           (2.4) and learning_rate · √d / sigma (0.54 at the low rate)
-reference  environment steps to the returns of Salimans et al. (2017), by ES and by IW-ES
-=========  ===================================================================================================
+=================  ===========================================================================================
+paper              figures 1, 2 and 4 of Campos et al. (2018) at the paper's size
+scaled             the same figures on a laptop: HalfCheetah-v5 cut to 200 steps, small policies, with the paper's
+                   d / n_pairs (2.4) and learning_rate · √d / sigma (0.54 at the low rate)
+reference          environment steps to the returns of Salimans et al. (2017), by ES and by IW-ES
+sample_efficiency  environment steps to a return, by ES and by IW-ES with the settings that jobs/tune.py has found,
+                   and seeds that it has not seen
+=================  ===========================================================================================
 """
 
 import sys
@@ -22,6 +24,7 @@ COLUMNS = {
     "paper": ("figure", "run_dir", "preset", "iw_updates", "learning_rate", "seed", "iterations"),
     "scaled": ("figure", "run_dir", "config", "iw_updates", "learning_rate", "seed", "iterations"),
     "reference": ("figure", "run_dir", "config", "iw_updates", "learning_rate", "seed"),
+    "sample_efficiency": ("figure", "run_dir", "config", "seed"),
 }
 
 
@@ -76,7 +79,19 @@ def reference() -> Iterator[Row]:
                 yield "reference", run_dir, f"jobs/reference/{task}.toml", k, rate, seed
 
 
-TABLES: dict[str, Callable[[], Iterator[Row]]] = {"paper": paper, "scaled": scaled, "reference": reference}
+def sample_efficiency() -> Iterator[Row]:
+    """Ten seeds of each; the methods take turns, so that a part of the runs compares as many of each."""
+    tasks = ("halfcheetah", "swimmer", "inverted-double-pendulum", "hopper", "walker2d", "ant", "reacher", "pusher")
+    for task in (*tasks, "humanoid"):
+        for seed in range(100, 110):
+            for method in ("es", "iwes"):
+                run_dir = f"runs/sample_efficiency/{task}-{method}-seed{seed}"
+                yield task, run_dir, f"jobs/sample_efficiency/{task}-{method}.toml", seed
+
+
+TABLES: dict[str, Callable[[], Iterator[Row]]] = {
+    "paper": paper, "scaled": scaled, "reference": reference, "sample_efficiency": sample_efficiency,
+}  # fmt: skip
 
 
 def lines(name: str) -> Iterator[str]:

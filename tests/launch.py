@@ -18,7 +18,7 @@ ROOT = TESTS.parent
 # A run that takes a moment: not divisible by any number of ranks, extra blocks of pairs, every kind of exchange.
 SMALL = [
     *("--env-id", "environments:Drift-v0", "--hidden-sizes", "5", "--n-pairs", "13", "--min-env-steps", "1200"),
-    *("--n-eval", "3", "--eval-every", "1", "--iw-updates", "2", "--obs-stat-probability", "0.3"),
+    *("--n-eval", "3", "--eval-every", "1", "--iw-updates", "2", "--min-ess", "0", "--obs-stat-probability", "0.3"),
     *("--noise-table-size", "20000"),
     *("--learning-rate", "0.02", "--sigma", "0.1", "--iterations", "4"),
 ]

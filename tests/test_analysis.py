@@ -66,6 +66,7 @@ def test_there_are_all_notebooks():
     assert [path.stem for path in NOTEBOOKS] == NAMES
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_told_of(tmp_path):
     cells = [nbformat.v4.new_code_cell("1 / 0")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "bad.ipynb")
@@ -79,6 +80,7 @@ def spent():
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_from_a_clean_state(name, spent):
     path = ANALYSIS / f"{name}.ipynb"
@@ -92,6 +94,7 @@ def test_a_notebook_runs_from_a_clean_state(name, spent):
     assert tables(notebook) == tables(committed), "the committed logs give other numbers: python analysis/execute.py"
 
 
+@pytest.mark.slow
 def test_all_notebooks_together_are_quick_enough(spent):
     if set(spent) != set(NAMES):
         pytest.skip("the notebooks were not all run here")
@@ -106,6 +109,7 @@ def test_committed_logs_take_little_room():
     assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < MEGABYTES * 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", sorted({log.parent.parent.name for log in LOGS}))
 def test_committed_logs_say_where_they_come_from(table):
     for log in DATA.glob(f"{table}/*/log.h5"):

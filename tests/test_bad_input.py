@@ -145,10 +145,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, li
     return {name: (cases[name][0], ranks, cases[name][2]) for name, ranks in zip(cases, told, strict=True)}
 
 
+@pytest.mark.slow
 def test_there_are_at_least_forty_kinds(answers: dict[str, object]) -> None:
     assert len(answers) >= 40
 
 
+@pytest.mark.slow
 def test_each_is_one_line_that_names_the_setting_printed_once(
     answers: dict[str, tuple[str, list[tuple[int, str, str]], Path]],
 ) -> None:
@@ -161,6 +163,7 @@ def test_each_is_one_line_that_names_the_setting_printed_once(
     assert not wrong, "\n".join(map(str, wrong))
 
 
+@pytest.mark.slow
 def test_none_began_a_run(answers: dict[str, tuple[str, object, Path]]) -> None:
     for _, _, run_dir in answers.values():
         assert "good" in run_dir.name or "-" in run_dir.name or not run_dir.exists()

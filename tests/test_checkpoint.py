@@ -56,7 +56,14 @@ def test_round_trip(tmp_path: Path, optimizer: str) -> None:
 # -- formats -------------------------------------------------------------------------------------------------
 
 # Settings that there were when version 1 was written.
-SETTINGS_OF_VERSION_1 = ["env_id", "env_kwargs", "train_env_kwargs", "max_episode_steps", "hidden_sizes", "action_noise", "obs_clip", "obs_stat_probability", "n_pairs", "min_env_steps", "sigma", "common_random_numbers", "shaping", "optimizer", "learning_rate", "momentum", "l2", "iw_updates", "clip", "center", "min_ess", "max_kl", "weight_kernel", "weights_on", "n_eval", "iterations", "max_env_steps", "max_wall_time", "seed", "noise_table_size", "schedule", "run_dir", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "rollouts", "log_population", "tensorboard", "display"]
+SETTINGS_OF_VERSION_1 = [
+    "env_id", "env_kwargs", "train_env_kwargs", "max_episode_steps", "hidden_sizes", "action_noise", "obs_clip",
+    "obs_stat_probability", "n_pairs", "min_env_steps", "sigma", "common_random_numbers", "shaping", "optimizer",
+    "learning_rate", "momentum", "l2", "iw_updates", "clip", "center", "min_ess", "max_kl", "weight_kernel",
+    "weights_on", "n_eval", "iterations", "max_env_steps", "max_wall_time", "seed", "noise_table_size", "schedule",
+    "run_dir", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "rollouts", "log_population",
+    "tensorboard", "display",
+]  # fmt: skip
 
 
 def with_header(image: bytes, version: object) -> bytes:
@@ -120,7 +127,7 @@ def test_a_newer_format_is_said_to_be_newer(version: int) -> None:
 
 @pytest.mark.parametrize("version", [0, -1, "2.0", "x", ""])
 def test_a_format_that_there_never_was_is_refused(version: object) -> None:
-    with pytest.raises(CheckpointError, match="it has format 0|it is damaged"):
+    with pytest.raises(CheckpointError, match=r"it has format 0|it is damaged"):
         checkpoint.decode(with_header(checkpoint.encode(example()), version), "it")
 
 

@@ -14,6 +14,8 @@ from iwes_mpi.files import log as files_log
 from iwes_mpi.files.columns import TABLES
 from iwes_mpi.files.log import LOG
 
+pytestmark = pytest.mark.slow
+
 RANKS = int(os.environ.get("IWES_ENDURANCE_RANKS", "4"))  # 16 take minutes on two cores
 ITERATIONS, SETTLED, EVERY = 500, 50, 50
 GROWTH = 1.02  # of resident memory after the settling

@@ -30,6 +30,7 @@ def assert_finite(found):
     assert found.gradient is None or np.isfinite(found.gradient).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fitted", [False, True], ids=["independent", "fitted"])
 @pytest.mark.parametrize("d", [11_848, 96_520, 324_104])
 def test_estimates_match_long_double(world, noise, d, fitted):
@@ -141,6 +142,7 @@ def populations(rng, count, n, d):
         yield SimpleNamespace(values=rng.standard_normal(n * d, dtype=np.float32), prefix=np.zeros(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("r", [0.0, 0.3, 0.8])
 @pytest.mark.parametrize("objective", ["linear", "quadratic"])
 def test_estimator_is_unbiased(world, objective, r):
@@ -189,6 +191,7 @@ def weights_of_independent_move(world, r, clip):
     return estimate(world, noise, np.arange(n) * d, np.ones((n, 2)), delta, clip=clip)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("r", "stated"), [(0.5, 0.93), (1, 0.78), (2, 0.43), (3, 0.19)])
 def test_clipped_weights_of_an_independent_move(world, r, stated):
     """ESS and mean weight against their closed forms, when theta did not move along this very noise."""

@@ -220,6 +220,7 @@ def test_what_goes_wrong_while_filming_is_one_line_after_the_scores(world, pictu
     assert "median" in out
 
 
+@pytest.mark.slow
 def test_mujoco_off_screen(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))
     monkeypatch.delenv("MUJOCO_GL")
@@ -239,6 +240,7 @@ def test_mujoco_off_screen(world, tmp_path, capsys, monkeypatch):
 # -- refusals ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_camera_follows_a_robot_that_runs_away(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     try:

@@ -1,6 +1,5 @@
 """The compiled kernels against brute force in long double, at their limits, and in exact arithmetic."""
 
-import itertools
 import math
 
 import numpy as np
@@ -8,20 +7,21 @@ import pytest
 import reference
 
 from iwes_mpi.compiled.jit import float_bits, kernel
-from iwes_mpi.method import kernels
+from iwes_mpi.method import kernels, weight_kernels
+from iwes_mpi.method.exact_sums import fixed_point
+from iwes_mpi.method.kernels import Bounds, Pairs, Sums
+from iwes_mpi.settings.registry import WEIGHT_KERNELS
 
 DIMENSIONS = (11_848, 96_520, 324_104)  # the paper's policies of 64, 256 and 512 hidden units
-METHODS = range(len(kernels.WEIGHT_KERNELS))
+METHODS = WEIGHT_KERNELS.names
 
 
 def all_log_weights(noise, starts, delta):
     """(3, n, 2): by each of the methods."""
-    out = np.full((3, starts.size, 2), np.nan)
-    for method in METHODS:
-        kernels.log_weights(
-            method, noise.values, starts, noise.prefix, delta, delta.astype(np.float32),
-            kernels.sum_squares(delta), out[method],
-        )  # fmt: skip
+    out = np.full((len(METHODS), starts.size, 2), np.nan)
+    for method, log_c in zip(METHODS, out, strict=True):
+        weights = weight_kernels.kernel_named(method).of(noise, delta, kernels.sum_squares(delta))
+        kernels.log_weights(weights, starts, log_c)
     return out
 
 
@@ -59,7 +59,7 @@ def test_log_weights_survive_cancellation(noise, d, n):
     r2 = delta @ delta
     assert r2 > 500
     s = epsilon @ delta.astype(np.longdouble)
-    expected = np.stack([-r2 / 2 - s, -r2 / 2 + s], axis=1)
+    expected = np.stack([-r2 / 2 + s, -r2 / 2 - s], axis=1)
     assert np.abs(expected).min() < 0.01 * r2
     error = np.abs(all_log_weights(noise, starts, delta) - expected)
     assert (error <= 1e-5 * np.maximum(1, np.abs(expected))).all()
@@ -71,7 +71,9 @@ def test_log_weights_of_any_length(noise, d):
     starts, epsilon = population(noise, rng, 9, d)
     delta = of_norm(rng.standard_normal(d), 1.5)
     expected = reference.importance(epsilon, delta)[0]
-    np.testing.assert_allclose(all_log_weights(noise, starts, delta), np.broadcast_to(expected, (3, 9, 2)), atol=2e-6)
+    np.testing.assert_allclose(
+        all_log_weights(noise, starts, delta), np.broadcast_to(expected, (len(METHODS), 9, 2)), atol=2e-6
+    )
 
 
 def test_mirrored_log_weights_swap_with_the_sign_of_delta(noise):
@@ -121,44 +123,18 @@ def test_float_bits(value):
     assert _bits(value) == int(np.float64(value).view(np.int64))
 
 
-@pytest.mark.parametrize("n_pairs", [0, -1, 2**30 + 1])
-def test_fixed_point_refuses(n_pairs):
-    with pytest.raises(ValueError, match="n_pairs"):
-        kernels.fixed_point(n_pairs)
-
-
-def test_fixed_point_never_overflows_and_never_wastes():
-    """At every population size: the worst sums fit into 63 bits, and no finer exponent would fit."""
-    sizes = {1, 2, 3, 5, 7, 5000, 2**20, 2**30} | {2**p + e for p in range(2, 30) for e in (-1, 0, 1)}
-    largest_epsilon = float(np.nextafter(np.float32(kernels.MAX_ABS_EPSILON), np.float32(0)))
-    finest = []
-    for n in sorted(sizes):
-        exponents = kernels.fixed_point(n)
-        # A pair's term of the gradient is at most (1·1 + 1·1)·|epsilon|, rounded; its weights add at most 1 + 1.
-        term = round(2 * largest_epsilon * 2**exponents.gradient)
-        assert term < 2**51, "the magic number rounds correctly below 2^51"
-        assert n * term < 2**63
-        assert 2 * n * 2**exponents.scalar < 2**63
-        finest.append(exponents)
-        # Power-of-two populations come within a factor 2 of the limit, unless the magic number limits them.
-        assert exponents.gradient == 46 or n * term * 4 >= 2**62
-    assert all(a.gradient >= b.gradient and a.scalar >= b.scalar for a, b in itertools.pairwise(finest))
-
-
-def test_fixed_point_leaves_enough_for_a_million_pairs():
-    assert kernels.fixed_point(2**20).gradient >= 38
-    assert kernels.fixed_point(2**20).scalar >= 38
-
-
-def accumulate(values, starts, d, utilities, log_c, exponents, center=True, log_clip=0.0, reference_=0.0):
+def accumulate(
+    values, starts, d, utilities, log_c, exponents, center=True, log_clip=0.0, log_reference=0.0, stretch=1.0
+):
     """`weigh_and_accumulate` over given log weights."""
-    sums = np.zeros((2 if center else 1, d), dtype=np.int64)
-    scalars = np.zeros(kernels.N_SCALARS, dtype=np.int64)
-    largest = kernels.weigh_and_accumulate(
-        kernels.CANCELLED, False, values, starts, np.zeros(1), np.zeros(d), np.zeros(d, np.float32), 1.0,
-        log_clip, reference_, utilities, *exponents, log_c, sums, scalars,
-    )  # fmt: skip
-    return sums, scalars, largest
+    sums = empty_sums(2 if center else 1, d)
+    pairs, bounds = Pairs(values, starts, utilities, stretch), Bounds(log_clip, log_reference)
+    largest = kernels.weigh_and_accumulate(None, pairs, bounds, exponents, log_c, sums)
+    return sums.gradient, sums.scalars, largest
+
+
+def empty_sums(rows, d):
+    return Sums(np.zeros((rows, d), dtype=np.int64), np.zeros(kernels.N_SCALARS, dtype=np.int64))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 9, 1000])
@@ -171,7 +147,7 @@ def test_worst_case_terms_are_exact_at_the_bounds(n):
     for start, sign in ((0, 1), (d, 1), (0, -1), (2 * d, 1)):
         starts = np.full(n, start)
         utilities = np.tile([sign, -sign], (n, 1)).astype(float)
-        exponents = kernels.fixed_point(n)
+        exponents = fixed_point(n)
         sums, scalars, largest = accumulate(values, starts, d, utilities, np.zeros((n, 2)), exponents)
         term = [round(2 * sign * float(x) * 2**exponents.gradient) for x in values[start : start + d]]
         assert sums[0].tolist() == [n * t for t in term]
@@ -186,7 +162,7 @@ def test_worst_case_sums_of_the_largest_population():
     edge = np.nextafter(np.float32(8), np.float32(0))
     values = np.full(d, -edge)
     for total in (2**20, 2**30):
-        exponents = kernels.fixed_point(total)
+        exponents = fixed_point(total)
         sums, scalars, _ = accumulate(
             values, np.zeros(n, np.int64), d, np.tile([1.0, -1.0], (n, 1)), np.zeros((n, 2)), exponents
         )
@@ -199,7 +175,8 @@ def test_worst_case_sums_of_the_largest_population():
         assert scalars.min() >= 0
 
 
-def test_terms_round_to_nearest():
+@pytest.mark.parametrize("stretch", [1.0, 0.3])
+def test_terms_round_to_nearest(stretch):
     """Each term is rounded on its own, to the nearest integer: at most half a unit per pair from the real sum."""
     rng = np.random.default_rng(8)
     n, d = 6, 50
@@ -207,10 +184,10 @@ def test_terms_round_to_nearest():
     starts = np.arange(n) * d
     utilities, log_c = rng.uniform(-1, 1, (n, 2)), -rng.exponential(3, (n, 2))
     exponents = kernels.FixedPoint(gradient=12, scalar=10)  # coarse, so that rounding shows
-    sums, scalars, largest = accumulate(values, starts, d, utilities, log_c, exponents)
+    sums, scalars, largest = accumulate(values, starts, d, utilities, log_c, exponents, stretch=stretch)
     c = np.exp(log_c)
     a, b = c[:, 0] * utilities[:, 0] - c[:, 1] * utilities[:, 1], c[:, 0] - c[:, 1]
-    epsilon = values.reshape(n, d).astype(float)
+    epsilon = values.reshape(n, d).astype(float) * stretch
     assert sums[0].tolist() == np.rint(a[:, None] * epsilon * 2**12).sum(axis=0).astype(int).tolist()
     assert sums[1].tolist() == np.rint(b[:, None] * epsilon * 2**12).sum(axis=0).astype(int).tolist()
     expected = [np.rint(x * 2**10).sum() for x in (c, c * c, c * utilities)]
@@ -220,24 +197,24 @@ def test_terms_round_to_nearest():
 
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("log_clip", [0.0, math.log(10), math.inf])
-def test_sums_are_the_same_for_any_partition(noise, center, log_clip):
+@pytest.mark.parametrize("method", METHODS)
+def test_sums_are_the_same_for_any_partition(noise, method, log_clip, center):
     """Integers over any split of the pairs, in any order, empty parts included, add up to the same integers."""
     rng = np.random.default_rng(3)
     n, d = 101, 3001
     starts, _ = population(noise, rng, n, d)
     delta = of_norm(rng.standard_normal(d), 1.3)
     utilities = rng.uniform(-1, 1, (n, 2))
-    exponents = kernels.fixed_point(n)
+    exponents = fixed_point(n)
+
+    weights = weight_kernels.kernel_named(method).of(noise, delta, kernels.sum_squares(delta))
+    bounds = Bounds(log_clip, 3.0 if log_clip else 0.0)
 
     def part(pairs):
-        sums = np.zeros((1 + center, d), dtype=np.int64)
-        scalars = np.zeros(kernels.N_SCALARS, dtype=np.int64)
-        largest = kernels.weigh_and_accumulate(
-            kernels.CANCELLED, True, noise.values, starts[pairs], noise.prefix, delta, delta.astype(np.float32),
-            kernels.sum_squares(delta), log_clip, 3.0 if log_clip else 0.0, utilities[pairs],
-            *exponents, np.zeros((len(pairs), 2)), sums, scalars,
-        )  # fmt: skip
-        return sums, scalars, largest
+        sums = empty_sums(1 + center, d)
+        mine = Pairs(noise.values, starts[pairs], utilities[pairs], 1.0)
+        largest = kernels.weigh_and_accumulate(weights, mine, bounds, exponents, np.zeros((len(pairs), 2)), sums)
+        return *sums, largest
 
     whole = part(np.arange(n))
     assert whole[1][kernels.SUM_C] > 0
@@ -250,9 +227,43 @@ def test_sums_are_the_same_for_any_partition(noise, center, log_clip):
         assert max(f[2] for f in found) == whole[2]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_on_the_way_are_those_computed_before(noise, method):
+    """One pass or two: the same weights, to the bit, and the same sums; clipped ones are counted."""
+    rng = np.random.default_rng(7)
+    n, d = 21, 999
+    starts, _ = population(noise, rng, n, d)
+    delta = of_norm(rng.standard_normal(d), 0.8)
+    weights = weight_kernels.kernel_named(method).of(noise, delta, kernels.sum_squares(delta))
+    pairs = Pairs(noise.values, starts, rng.uniform(-1, 1, (n, 2)), 1.0)
+    before, on_the_way = np.zeros((n, 2)), np.zeros((n, 2))
+    kernels.log_weights(weights, starts, before)
+    found = []
+    for given, log_c in ((None, before), (weights, on_the_way)):
+        sums = empty_sums(2, d)
+        largest = kernels.weigh_and_accumulate(given, pairs, Bounds(0.0, 0.0), fixed_point(n), log_c, sums)
+        found.append((sums.gradient.tobytes(), sums.scalars.tolist(), largest))
+    assert before.tobytes() == on_the_way.tobytes()
+    assert found[0] == found[1]
+    assert found[0][1][kernels.N_CLIPPED] == np.sum(before >= 0) > 0
+
+
+def test_the_largest_weight_is_reported_before_the_reference_is_subtracted():
+    values, utilities = np.ones(8, np.float32), np.ones((2, 2))
+    log_c = np.array([[3.0, 1.0], [-5.0, 2.0]])
+    for log_clip, reference_, expected in ((math.inf, 3.0, math.exp(3)), (math.log(10), math.log(10), 10.0)):
+        _, scalars, largest = accumulate(
+            values, np.zeros(2, np.int64), 8, utilities, log_c, fixed_point(2), True, log_clip, reference_
+        )
+        assert largest == pytest.approx(expected)
+        c = np.minimum(np.exp(log_c), expected) / expected
+        assert scalars[kernels.SUM_C] * 2.0 ** -fixed_point(2).scalar == pytest.approx(c.sum(), abs=1e-13)
+        assert scalars[kernels.N_CLIPPED] == (0 if math.isinf(log_clip) else 1)
+
+
 def test_nothing_but_the_gradient_of_no_pairs():
     sums, scalars, largest = accumulate(
-        np.zeros(8, np.float32), np.zeros(0, np.int64), 8, np.zeros((0, 2)), np.zeros((0, 2)), kernels.fixed_point(1)
+        np.zeros(8, np.float32), np.zeros(0, np.int64), 8, np.zeros((0, 2)), np.zeros((0, 2)), fixed_point(1)
     )
     assert not sums.any()
     assert not scalars.any()

@@ -162,6 +162,7 @@ class Pair:
         self.through.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*out of date")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.env_id}-{len(case.env_kwargs)}")
 def test_episodes_are_those_of_gymnasium(case: Case) -> None:
@@ -222,6 +223,7 @@ def test_every_task_has_a_case() -> None:
     assert {case.env_id for case in CASES} == set(TASKS)
 
 
+@pytest.mark.slow
 def test_steps_allocate_nothing() -> None:
     cases = [{"env_id": case.env_id, "env_kwargs": case.env_kwargs} for case in CASES]
     done = launch.plain("count_allocations.py", timeout=240, given=json.dumps(cases), NUMBA_NRT_STATS="1")

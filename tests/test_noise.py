@@ -120,7 +120,9 @@ def test_too_large_for_the_node(world, monkeypatch):
 
 def test_default_is_cut_where_memory_is_short(world, monkeypatch):
     monkeypatch.setattr(noise_module, "available_bytes", lambda: 2**40)
-    assert choose_size(Config(), world, 100) == (250_000_000, None)
+    assert choose_size(Config(), world, 100) == (10_000_000, None)
+    assert choose_size(Config(), world, 4000) == (100_000_000, None)
+    assert choose_size(Config(), world, 20_000) == (250_000_000, None)
     monkeypatch.setattr(noise_module, "available_bytes", lambda: 200_000_000)
     size, notice = choose_size(Config(), world, 100)
     assert size == 40_000_000

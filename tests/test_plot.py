@@ -168,6 +168,7 @@ def visible_axes(figure):
     return [ax for ax in figure.axes if ax.get_visible()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variants", "iterations"),
     [
@@ -186,7 +187,7 @@ def test_axes_are_labelled_and_no_legend_covers_data(tmp_path, variants, iterati
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
     axes = visible_axes(figure)
-    assert len(axes) == (5 if any(variants.get("iw_updates", [0])) else 2)
+    assert len(axes) == (5 if any(variants.get("iw_updates", [Config().iw_updates])) else 2)
     frames = [ax.get_window_extent() for ax in axes]
     for ax in axes:
         assert ax.get_xlabel()
@@ -251,6 +252,7 @@ def test_a_run_that_has_just_begun_takes_nothing_from_the_others(tmp_path):
         np.testing.assert_allclose(line.get_ydata()[1:], expected)
 
 
+@pytest.mark.slow
 def test_the_legend_says_what_is_drawn(tmp_path):
     runs = [open_run(make_run(tmp_path / str(seed), n, seed=seed)) for seed, n in enumerate((9, 9, 1, 5, 7))]
     for chosen, mean, thin in (
@@ -272,6 +274,7 @@ def test_the_legend_says_what_is_drawn(tmp_path):
 # -- command line --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pictures_of_a_run_that_goes_on_and_one_that_was_killed(tmp_path):
     """As a program of its own, without MPI, while another process has the log open, and after it was killed."""
     command = [sys.executable, str(launch.PROGRAMS / "log_writer.py"), str(tmp_path / "run"), "5", "synthetic", "wait"]
@@ -288,6 +291,7 @@ def test_pictures_of_a_run_that_goes_on_and_one_that_was_killed(tmp_path):
             assert output.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_every_format_and_option(tmp_path, capsys):
     runs = [str(make_run(tmp_path / str(seed), 12, iw_updates=1, seed=seed)) for seed in (1, 2)]
     for suffix, start in (("pdf", b"%PDF"), ("svg", b"<?xml")):

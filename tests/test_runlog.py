@@ -62,6 +62,7 @@ def start_writer(run_dir: Path, n_rows: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=launch.environment())
 
 
+@pytest.mark.slow
 def test_readers_see_whole_rows_only(tmp_path: Path) -> None:
     """A reader that opens the log again and again during a whole run never meets half a row."""
     writer = start_writer(tmp_path, 400)
@@ -83,6 +84,7 @@ def test_readers_see_whole_rows_only(tmp_path: Path) -> None:
     assert len(set(seen)) > 5, "the reader was too slow to see the log grow"
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_a_log_that_reads(tmp_path: Path) -> None:
     rng = random.Random(3)
     for attempt in range(8):
@@ -158,6 +160,7 @@ def test_what_is_something_else_is_not_taken_for_damaged(tmp_path: Path, version
     assert str(size) in said
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_mutated_logs_load_or_give_one_line(tmp_path: Path) -> None:
     """Random bytes changed, or cut off: a valid load or a LogError, never another exception or a crash."""
@@ -167,6 +170,7 @@ def test_mutated_logs_load_or_give_one_line(tmp_path: Path) -> None:
         assert done.code == 0, f"mutation {done.out.split()[-1]}: {done.err[-2000:]}"
 
 
+@pytest.mark.slow
 def test_logs_cut_short_load_or_give_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every tenth byte: whole rows from the first on, or a LogError."""
     monkeypatch.setattr(files_log, "_ROWS_PER_CHUNK", 4)  # a small file
@@ -190,6 +194,7 @@ def test_logs_cut_short_load_or_give_one_line(tmp_path: Path, monkeypatch: pytes
     assert all("cut short" in message for message in refused[1:]), "of 0 bytes nobody can tell"
 
 
+@pytest.mark.slow
 def test_a_damaged_config_loads_or_gives_one_line(tmp_path: Path) -> None:
     """Cut off at every tenth byte, and with random bytes changed."""
     record.write_config(tmp_path, NUMBERED)

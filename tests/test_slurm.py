@@ -16,6 +16,8 @@ import pytest
 
 import iwes_mpi
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = ROOT / "tests/slurm/cluster.sh"
 TRAIN = ROOT / "jobs/train.sbatch"

@@ -42,6 +42,7 @@ def events(run_dir: Path) -> list:
     return found
 
 
+@pytest.mark.slow
 def test_event_files_hold_the_log_through_a_restart(tmp_path):
     run_dir = tmp_path / "run"
     first = launch.train(2, *launch.SMALL, "--tensorboard", "--iterations", "3", "--run-dir", str(run_dir))

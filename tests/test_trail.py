@@ -79,6 +79,7 @@ class Fuse:
         return call
 
 
+@pytest.mark.slow
 def test_none_is_half_written_whenever_it_is_killed(tmp_path, monkeypatch):
     for calls in range(60):
         run_dir = tmp_path / str(calls)
@@ -104,6 +105,7 @@ def test_none_is_half_written_whenever_it_is_killed(tmp_path, monkeypatch):
     raise AssertionError("saving makes more calls than this test foresees")
 
 
+@pytest.mark.slow
 def test_a_run_with_a_trail_is_the_same_run(tmp_path):
     """Through a restart too; and each kept policy can be scored."""
     plain = launch.train(1, *launch.SMALL, "--iterations", "6", "--run-dir", str(tmp_path / "plain"))

@@ -29,6 +29,7 @@ def population_of(world, **settings):
     return population, description
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rollouts", ["native", "gymnasium"])
 def test_population_without_survival_bonus_evaluation_with_it(world, rollouts):
     settings = {"env_id": "Hopper-v5", "rollouts": rollouts}

@@ -172,6 +172,7 @@ def test_what_cannot_be_read_just_now_leaves_the_last_frame(tmp_path):
 # -- the frame -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ascii_only", [False, True])
 @pytest.mark.parametrize(("width", "height"), [(140, 50), (100, 30), (80, 24), (40, 20)])
 def test_a_frame_fits_its_terminal(tmp_path, width, height, ascii_only):
@@ -250,6 +251,7 @@ def program(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_following_ends_with_the_run(tmp_path):
     """In a pipe: a frame whenever there is news, from before the start to the end; then it ends by itself."""
     command = [sys.executable, "-m", "iwes_mpi.watch", "run", "--interval", "0.1"]
@@ -267,6 +269,7 @@ def test_following_ends_with_the_run(tmp_path):
     assert "finished: 2 iterations" in out
 
 
+@pytest.mark.slow
 def test_the_run_is_not_touched(tmp_path):
     run_dir = make_run(tmp_path / "run", 3)
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in run_dir.iterdir()}
@@ -281,6 +284,7 @@ def test_the_run_is_not_touched(tmp_path):
     assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in run_dir.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_in_one_line(tmp_path):
     file = tmp_path / "file"
     file.write_text("")

@@ -1,6 +1,6 @@
 """Where compiled functions are kept between runs, so that a node compiles each once.
 
-Numba's own cache has three habits that hurt here. It takes a function's cached code for current as long as the file
+Numba's own cache has three habits that hurt here. It treats a function's cached code as current as long as the file
 that defines it is unchanged, although code from other files was compiled into it; two processes that save different
 signatures of one function at the same time may leave an index that names the other's code; and a directory that
 cannot be written, or fills up, is an error. So the directory's name holds a digest of everything that compiled code

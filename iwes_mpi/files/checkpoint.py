@@ -63,6 +63,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
             file.attrs[name] = np.int64(getattr(state, name))
         file.attrs["wall_time"] = np.float64(state.wall_time)
         file["theta"], file["history"] = state.theta, state.history
+        file["recent_evaluations"] = np.array(state.recent_evaluations, np.float64)
         for i, drawn in enumerate(state.drawn):
             for name, value in vars(drawn).items():
                 if value is not None:
@@ -105,13 +106,14 @@ def decode(data: bytes, name: str) -> Checkpoint:
         with h5py.File(io.BytesIO(data), "r") as file:
             attrs, config = file.attrs, Config.from_json(file.attrs["config"])
             optimizer = _optimizer(file, config.optimizer, version)
-            stats = obs_stats.unpack(file["obs_stats"][:])
+            stats = obs_stats.unpack(file["obs_stats"][:], config.whiten)
             counts: dict[str, Any] = {name: int(attrs[name]) for name in _COUNTS if name in attrs or version > 1}
             state = State(
                 theta=file["theta"][:], optimizer=optimizer, obs=stats, wall_time=float(attrs["wall_time"]), **counts
             )
             if version > 1:
                 state.history = file["history"][:]
+                state.recent_evaluations = list(map(float, file.get("recent_evaluations", ())))
                 state.drawn = [_drawn(group) for _, group in sorted(file.get("drawn", {}).items())]
             log = file["log"]
             tables = {table: {name: column[:] for name, column in log[table].items()} for table in log}

@@ -80,7 +80,8 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run has come to one of the limits that it was given."""
-        return finished(self.config, len(self.iterations), self.env_steps)
+        evaluations = self.iterations["eval_return_mean"].dropna().tolist()
+        return finished(self.config, len(self.iterations), self.env_steps, evaluations)
 
     def spent(self, x: X) -> "pd.Series[Any]":
         """What had been spent at the *start* of each iteration: 0 in the first row.

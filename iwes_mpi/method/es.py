@@ -26,6 +26,7 @@ from iwes_mpi.mpi.world import World
 from iwes_mpi.policy import network, obs_stats
 from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.limits import GOAL_WINDOW
 
 _EVALUATION_SHARE = 0.1  # of all environment steps, unless --eval-every says how often
 _HISTORY = 64  # evaluations that an episode schedule may look back on
@@ -91,7 +92,7 @@ class EvolutionStrategies:
         updates = self._update(drawn, returns)
         self._wait()  # ranks that take no part in the updates
         for packed in population.observed:
-            state.obs = obs_stats.merge(state.obs, obs_stats.unpack(packed))
+            state.obs = obs_stats.merge(state.obs, obs_stats.unpack(packed, self.config.whiten))
         state.env_steps += int(population.lengths.sum())
         state.episodes += int(np.count_nonzero(population.ran))
         state.eval_env_steps += int(population.eval_lengths.sum())
@@ -113,6 +114,9 @@ class EvolutionStrategies:
             ranks=world.size,
             seconds=self._share_seconds(),
         )
+        score = _mean(population.eval_returns)
+        if math.isfinite(score):
+            state.recent_evaluations = [*state.recent_evaluations, score][-GOAL_WINDOW:]
         self._adapt_episodes(population, returns)
         state.iteration += 1
         return report
@@ -136,7 +140,7 @@ class EvolutionStrategies:
         if self._updater is None or not np.isfinite(returns).any():
             return []
         # One utility for one return, whichever population it is from.
-        utilities = shapings.shape(_returns_in_use(drawn), config.shaping).ravel()
+        utilities = shapings.shape(_returns_in_use(drawn), config.shaping, config.top_share).ravel()
         parts = np.split(utilities, np.cumsum([one.returns_in_use.size for one in drawn[:-1]]))
         batches = [self._batch(one, part) for one, part in zip(drawn, parts, strict=True)]
         return self._updater.update(state, batches, learning_rate_at(config, state.iteration, state.theta.size))
@@ -159,8 +163,11 @@ class EvolutionStrategies:
         """The population of this iteration: blocks of n_pairs until enough environment steps are made, or `fresh`."""
         blocks: list[Population] = []
         steps, n_eval = 0, self._evaluations_due()
+        with self.phases(Phase.ROLLOUTS):
+            normaliser = self.state.obs.normaliser()
         while not blocks or (steps < self.config.min_env_steps and blocks[-1].lengths.any()):
-            blocks.append(self._evaluate_block(fresh, len(blocks) * self.config.n_pairs, 0 if blocks else n_eval))
+            first, n_eval = len(blocks) * self.config.n_pairs, 0 if blocks else n_eval
+            blocks.append(self._evaluate_block(fresh, first, n_eval, normaliser))
             steps += int(blocks[-1].lengths.sum())
         return Population(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
@@ -172,7 +179,12 @@ class EvolutionStrategies:
         config, state = self.config, self.state
         if config.eval_every:
             return config.n_eval if state.iteration % config.eval_every == 0 else 0
-        length = state.eval_env_steps / state.eval_episodes if state.eval_episodes else self.runner.limit
+        if state.eval_episodes:
+            length = state.eval_env_steps / state.eval_episodes
+        elif state.episodes and not state.episode_cap:
+            length = state.env_steps / state.episodes
+        else:
+            length = self.runner.limit
         evaluations = state.eval_env_steps + config.n_eval * length
         return config.n_eval if evaluations <= _EVALUATION_SHARE * (state.env_steps + evaluations) else 0
 
@@ -182,7 +194,9 @@ class EvolutionStrategies:
         if not state.episode_cap or not population.ran.any():
             return
         if population.eval_returns.size:
-            seen = [[_mean(returns)], [_mean(population.eval_returns)]]
+            cut = _mean(returns) / float(population.lengths[population.ran].mean())
+            whole = _mean(population.eval_returns) / float(population.eval_lengths.mean())
+            seen = [[cut], [whole]]  # returns per step
             state.history = np.concatenate([state.history, seen], axis=1)[:, -_HISTORY:]
         cap = episode_schedules.next_cap(
             config.episode_schedule,
@@ -194,7 +208,9 @@ class EvolutionStrategies:
         if cap != state.episode_cap:
             state.episode_cap, state.history, state.drawn = cap, np.zeros((2, 0)), []
 
-    def _evaluate_block(self, fresh: Fresh | None, first_pair: int, n_eval: int) -> Population:
+    def _evaluate_block(
+        self, fresh: Fresh | None, first_pair: int, n_eval: int, normaliser: NDArray[np.float64]
+    ) -> Population:
         """Evaluation episodes of theta, then one block of pairs, over all ranks as single-episode work items."""
         config, iteration, d = self.config, self.state.iteration, self.state.theta.size
         with self.phases(Phase.ROLLOUTS):
@@ -204,11 +220,10 @@ class EvolutionStrategies:
             n, members = starts.size, np.flatnonzero(ran)
             chosen = generator(config.seed, Stream.OBS_STATISTICS, iteration, first_pair).random(2 * n)
             observe = np.flatnonzero(ran.ravel() & (chosen < config.obs_stat_probability))
-            normaliser = self.state.obs.normaliser()
             message = Message(
                 returns=slots(n_eval + 2 * n),
                 lengths=counts(n_eval + 2 * n),
-                observed=slots(observe.size, 1 + 2 * normaliser.shape[1]),
+                observed=slots(observe.size, 1 + normaliser.size),
                 episodes_run=counts(1),
             )
             returns, lengths, observed = message["returns"], message["lengths"], message["observed"]

@@ -3,11 +3,11 @@
 Notation (used throughout): a population was drawn around theta^t as x_{i±} = theta^t ± sigma·epsilon_i; by now theta
 has moved to theta^{t+k}; delta = (theta^{t+k} − theta^t) / sigma, shape (d,), and r = ‖delta‖.
 
-Importance weight, eq. 4, for both members of a mirrored pair from one dot product:
+Importance weight, eq. 4, for both members of a mirrored pair from one dot product::
 
     log c_{i±} = −r²/2 ± epsilon_i·delta
 
-Gradient, eq. 3 times sigma, with utilities u:
+Gradient, eq. 3 times sigma, with utilities u::
 
     g = (1/Σc) Σ_i Σ_± c_{i±} u_{i±} (±epsilon_i − delta)
       = (1/Σc) [ Σ_i (c_{i+} u_{i+} − c_{i−} u_{i−}) epsilon_i − (Σ c u) delta ]

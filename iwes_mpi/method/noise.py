@@ -105,8 +105,8 @@ def choose_size(config: Config, world: World, d: int) -> tuple[int, str | None]:
         if 4 * size > _SPARE * available:
             size = int(_SPARE * available / 4) // 1_000_000 * 1_000_000
             notice = (
-                f"noise table cut from {default_size(d)} to {size} numbers: a node has only {available / 1e9:.2f} GB of "
-                "shared memory (/dev/shm, free memory and the job's memory limit); set `noise_table_size` to choose"
+                f"noise table cut from {default_size(d)} to {size} numbers: a node has only {available / 1e9:.2f} GB "
+                "of shared memory (/dev/shm, free memory and the job's memory limit); set `noise_table_size` to choose"
             )
     if size < 2 * d:
         raise WrongInput(

@@ -17,6 +17,7 @@ from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.method.state import Drawn, initial_state
 from iwes_mpi.method.updates import Updater
 from iwes_mpi.mpi.group import alone
+from iwes_mpi.policy.obs_stats import initial_stats
 from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
 from iwes_mpi.settings.config import Config
 
@@ -38,7 +39,7 @@ def rehearse(config: Config, runner: EpisodeRunner) -> None:
     theta, theta32 = np.zeros(d), np.zeros(d, dtype=np.float32)
     table = _Table(d + kernels.BLOCK, config.weight_kernel == "precomputed")
     kernels.perturb(theta, config.sigma, table.values[:d], 1.0, theta32)
-    normaliser = np.stack([np.zeros(obs_size), np.ones(obs_size)])
+    normaliser = initial_stats(obs_size, config.whiten).normaliser()
     for observe in (False, True):
         runner.rehearse(EpisodeTask(theta32, normaliser, generator(0, Stream.INITIALIZATION), 0.01, observe))
     if config.importance_mixing is not None:

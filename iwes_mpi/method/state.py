@@ -42,18 +42,23 @@ class State:
     eval_env_steps: int = 0  # of evaluation episodes, cumulative
     eval_episodes: int = 0  # cumulative
     episode_cap: int = 0  # steps after which population episodes are cut; 0 for none
-    # (2, evaluations) since the cap has changed: mean return of the population's episodes, of the center's whole ones
+    # (2, evaluations) since the cap has changed: return per step of the population's episodes, of whole ones
     history: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 0)))
+    # The mean returns of the last evaluations, up to three, the newest last: for the return at which a run ends
+    recent_evaluations: list[float] = field(default_factory=list)
     # The last populations that may be used again, the newest last. With importance mixing: those of which something is
     # in use, and the newest in any case, for it tells which distribution the set in use counts as drawn from.
     drawn: list[Drawn] = field(default_factory=list)
 
 
-def initial_state(seed: int, layout: network.Layout, optimizer: str, episode_cap: int = 0) -> State:
+def initial_state(
+    seed: int, layout: network.Layout, optimizer: str, episode_cap: int = 0, whiten: bool = False
+) -> State:
     """The state a run starts from: it depends on the seed, the policy's shape and the settings named alone."""
     theta = network.initial_parameters(layout, generator(seed, Stream.INITIALIZATION))
     start = optimizer_named(optimizer).init(theta.size)
-    return State(0, theta, start, obs_stats.initial_stats(int(layout.sizes[0])), episode_cap=episode_cap)
+    stats = obs_stats.initial_stats(int(layout.sizes[0]), whiten)
+    return State(0, theta, start, stats, episode_cap=episode_cap)
 
 
 def digest(theta: NDArray[np.float64]) -> int:

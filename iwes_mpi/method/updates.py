@@ -20,6 +20,8 @@ from iwes_mpi.method.state import State
 from iwes_mpi.mpi.group import Group
 from iwes_mpi.settings.config import Config
 
+_LOST = 1e14  # nats
+
 
 class Updater:
     """Moves theta by what populations tell. Collective on the group.
@@ -62,6 +64,9 @@ class Updater:
         for k in range(1 + config.iw_updates):
             update = Update(state.iteration, k, kl=newest.kl(state.theta))
             updates.append(update)
+            if update.kl > _LOST:  # so far away that log weights would be lost in rounding
+                update.stop = Stop.OVERLAP
+                break
             update.estimate = self._estimate(updates, batches, state.theta)  # eqs. 3 and 4
             if (stop := self._prevented(update, batches)) is not Stop.NOT:
                 update.stop = stop

@@ -59,7 +59,7 @@ class Neighbour:
     def leave(self) -> None:
         """Take no more notice, once no rank of the node has anything left to do but end. Collective on the node.
 
-        None of them ends before all are here: MPI is finalised together.
+        No rank ends before all are here, since they finalize MPI together.
         """
         self._world.node.rest_until_all()
         os.write(self._left, b"\0")

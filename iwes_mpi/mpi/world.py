@@ -42,7 +42,7 @@ def check_launcher(size: int, environment: Mapping[str, str]) -> None:
             raise LauncherMismatch(
                 f"the launcher started {started} processes ({variable}), but each of them is rank 0 of 1: mpirun "
                 f"or srun belongs to another MPI than mpi4py's ({library_version()}). Use the launcher of that MPI, "
-                "or rebuild mpi4py against the launcher's (README, 'On a cluster')"
+                "or rebuild mpi4py against the launcher's (docs/clusters.md)"
             )
         return
 

@@ -218,17 +218,40 @@ def _affine(theta, offset, inputs, outputs, scratch, source):
 
 
 @kernel
+def _whiten(obs, normaliser, clip, out):
+    """`normalise` with a whitening matrix, which is symmetric: out = clip(matrix·(obs − mean)).
+
+    Row by row of the matrix, so that every sum is in the order of the observations, whatever surrounds this code; in
+    float32, which was measured more than twice as fast as registers of float64.
+    """
+    size = obs.shape[0]
+    finite = True
+    for i in range(size):
+        finite &= np.isfinite(obs[i])
+        out[i] = np.float32(0.0)
+    for j in range(size):
+        deviation = obs[j] - normaliser[0, j]
+        for i in range(size):
+            out[i] += np.float32(deviation * normaliser[1 + j, i])
+    for i in range(size):
+        out[i] = np.float32(min(clip, max(-clip, out[i])))
+    return finite
+
+
+@kernel
 def normalise(obs, normaliser, clip, out):
-    """out = clip((obs − mean) / deviation) as float32; returns whether every observation is finite.
+    """out = clip((obs − mean) / deviation) as float32, or whitened; returns whether every observation is finite.
 
     Parameters
     ----------
     obs : float64 (obs_size,)
-    normaliser : float64 (2, obs_size)
-        Mean and inverse standard deviation.
+    normaliser : float64 (2, obs_size) or (1 + obs_size, obs_size)
+        Mean and inverse standard deviation, or mean and whitening matrix.
     clip : float
     out : float32 (obs_size,)
     """
+    if normaliser.shape[0] > 2:
+        return _whiten(obs, normaliser, clip, out)
     finite = True
     for j in range(obs.shape[0]):
         finite &= np.isfinite(obs[j])

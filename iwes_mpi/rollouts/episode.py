@@ -14,7 +14,7 @@ class EpisodeTask(NamedTuple):
     """One episode to run."""
 
     theta: NDArray[np.float32]  # (d,) the policy's parameters
-    normaliser: NDArray[np.float64]  # (2, obs_size) mean and inverse deviation of observations
+    normaliser: NDArray[np.float64]  # of observations, from `ObsStats.normaliser`
     rng: np.random.Generator  # draws the environment's seed first, then the action noise
     action_noise: float  # deviation; 0 for a deterministic policy
     observe: bool  # whether to take statistics of the observations

@@ -67,7 +67,7 @@ class GymRunner:
         """
         step = self.env.step
         sizes, scratch, output = self.network.sizes, self._scratch, self._output
-        stats = np.zeros(1 + 2 * self._obs_size) if task.observe else None
+        stats = np.zeros(1 + task.normaliser.size) if task.observe else None
         raw, _ = self.env.reset(seed=int(task.rng.integers(SEED_BOUND)))
         bitgen = generators.address(task.rng)
         unstable = self._instabilities()
@@ -109,7 +109,7 @@ class GymRunner:
         """See `EpisodeRunner`; the environment is not touched."""
         obs = np.zeros(self._obs_size)
         network.act(self.network.sizes, task.theta, task.normaliser, self._clip, self._scratch, obs, self._output)
-        obs_stats.observe(np.zeros(1 + 2 * self._obs_size), obs)
+        obs_stats.observe(np.zeros(1 + task.normaliser.size), obs)
         if self._discrete_start is None:
             _add_noise(generators.address(task.rng), task.action_noise, self._low, self._high, self._output)
 

@@ -112,11 +112,11 @@ def run_episode(rules, sim, theta, normaliser, bitgen, action_noise, stats, trac
         Of a class in `tasks`.
     sim : Simulation
     theta : float32 (d,)
-    normaliser : float64 (2, obs_size)
+    normaliser : float64 (2, obs_size) or (1 + obs_size, obs_size)
     bitgen : int
         Address of the generator that draws the environment's seed, then the action noise.
     action_noise : float
-    stats : float64 (1 + 2·obs_size,) or (0,)
+    stats : float64 (1 + normaliser.size,) or (0,)
         Packed statistics that the observations enter; empty for none.
     trace : float64 (steps + 1, obs_size + 1) or (0, 0)
         Filled with every observation and the reward before it, for tests; empty for none.
@@ -237,7 +237,7 @@ class NativeRunner:
             raise TypeError("theta must be a contiguous float32 array, the normaliser a float64 one")
         if self._run is None:
             self._run = self._compile()
-        stats = np.zeros(1 + 2 * self._obs_size) if task.observe else _NO_STATS
+        stats = np.zeros(1 + task.normaliser.size) if task.observe else _NO_STATS
         total, length, valid = self._run(
             self._rules, self._cut(task.cap), task.theta, task.normaliser, generators.address(task.rng),
             float(task.action_noise), stats, trace,

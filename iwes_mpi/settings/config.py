@@ -122,6 +122,11 @@ class Config:
         "share of population episodes whose observations enter the running mean and deviation",
         values.share,
     )
+    whiten: bool = _setting(
+        "policy", False,
+        "rid observations of their correlations as well, not only of mean and deviation, so that every direction of "
+        "them counts alike; takes time and memory that grow with the square of their number",
+    )  # fmt: skip
 
     train_episode_steps: int | None = _setting(
         "population", None,
@@ -155,6 +160,10 @@ class Config:
         "population", False, "both members of a pair meet the same start state and action noise"
     )
     shaping: str = _choice("population", "centered-rank", SHAPINGS, "how returns become utilities")
+    top_share: float = _setting(
+        "population", 0.5, "share of the pairs that count with the shaping `top-directions`: those of the best returns",
+        values.share_above_zero,
+    )  # fmt: skip
 
     optimizer: str = _choice("update", "adam", OPTIMIZERS, "how theta follows the gradient")
     learning_rate: float | None = _setting(
@@ -252,6 +261,9 @@ class Config:
 
     iterations: int | None = _limit("iterations in all, over restarts", values.count, "iterations")
     max_env_steps: int | None = _limit("environment steps of population episodes in all", values.at_least_one, "steps")
+    stop_at_return: float | None = _limit(
+        "mean return of three evaluations in a row at which the run has reached its goal", values.finite, "return"
+    )
     max_wall_time: float | None = _limit(
         "wall-clock time of this job; then a checkpoint is written and the exit code is 75", values.positive, "s"
     )

@@ -1,13 +1,36 @@
-"""The limits of a run: iterations, environment steps, wall-clock time."""
+"""The limits of a run: iterations, environment steps, the return to reach, wall-clock time."""
+
+from collections.abc import Sequence
 
 from iwes_mpi.settings.config import Config
 
+GOAL_WINDOW = 3  # evaluations in a row whose mean must reach a return
 
-def finished(config: Config, iterations: int, env_steps: int) -> bool:
-    """Whether a run with so many iterations and environment steps has all it was given. It is never, without limits."""
-    return (config.iterations is not None and iterations >= config.iterations) or (
-        config.max_env_steps is not None and env_steps >= config.max_env_steps
+
+def finished(config: Config, iterations: int, env_steps: int, evaluations: Sequence[float] = ()) -> bool:
+    """Whether a run has come to a limit that it was given. It never has without limits.
+
+    Parameters
+    ----------
+    config : Config
+    iterations : int
+        Completed.
+    env_steps : int
+        Of population episodes.
+    evaluations : sequence of float
+        The mean returns of its evaluations, the newest last; those before the last three do not matter.
+    """
+    return (
+        (config.iterations is not None and iterations >= config.iterations)
+        or (config.max_env_steps is not None and env_steps >= config.max_env_steps)
+        or (config.stop_at_return is not None and reached(config.stop_at_return, evaluations))
     )
+
+
+def reached(goal: float, evaluations: Sequence[float]) -> bool:
+    """Whether the mean of the last three evaluations, one number each, is a return or more."""
+    last = evaluations[-GOAL_WINDOW:]
+    return len(last) == GOAL_WINDOW and sum(last) / GOAL_WINDOW >= goal
 
 
 def used(config: Config, iterations: int, env_steps: int, elapsed: float) -> float:

@@ -60,6 +60,6 @@ class Registry:
 
 OPTIMIZERS = Registry("method/optimizers", "optimizer")
 SHAPINGS = Registry("method/shapings", "shaping")
-SCHEDULES = Registry("method/schedules", "schedule")
+SCHEDULES = Registry("method/schedules", "sigma_schedule")
 EPISODE_SCHEDULES = Registry("method/episode_schedules", "episode_schedule")
 WEIGHT_KERNELS = Registry("method/weight_kernels", "weight_kernel")

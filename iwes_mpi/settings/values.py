@@ -20,6 +20,11 @@ def positive(value: float) -> str | None:
     return None if 0 < value < math.inf else "must be positive and finite"
 
 
+def finite(value: float) -> str | None:
+    """−inf < value < inf."""
+    return None if math.isfinite(value) else "must be finite"
+
+
 def not_negative(value: float) -> str | None:
     """0 ≤ value < inf."""
     return None if 0 <= value < math.inf else "must be zero or more, and finite"

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a live bar on a terminal, one line per iteration elsewhere."""
 
+import math
 import os
 import sys
 import time
@@ -84,11 +85,25 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
+class LastEvaluation:
+    """The newest evaluation median: not every iteration has an evaluation."""
+
+    def __init__(self) -> None:
+        self.median = math.nan
+
+    def __call__(self, rows: Rows) -> float:
+        """The median as of an iteration; NaN before the first evaluation."""
+        if rows.iteration.eval_episodes:
+            self.median = rows.iteration.eval_return_median
+        return self.median
+
+
 class Lines:
     """One line per iteration, for log files."""
 
-    def __init__(self, state: "State"):
+    def __init__(self, state: State):
         self._rate = Rate(state.env_steps)
+        self._evaluation = LastEvaluation()
 
     def note(self, text: str) -> None:
         """See `Display`."""
@@ -99,7 +114,7 @@ class Lines:
         row = rows.iteration
         print(
             f"iteration {row.iteration:>5}  env_steps {row.env_steps:>10}  "
-            f"steps/s {self._rate(row.env_steps):>8.0f}  eval median {row.eval_return_median:>10.2f}  "
+            f"steps/s {self._rate(row.env_steps):>8.0f}  eval median {self._evaluation(rows):>10.2f}  "
             f"return mean {row.return_mean:>10.2f}  updates {row.updates}  ESS {rows.smallest_ess:.3f}  "
             f"time {clock(row.wall_time)}",
             flush=True,
@@ -112,12 +127,13 @@ class Lines:
 class Bar:
     """A live progress bar with the figures that tell how learning goes."""
 
-    def __init__(self, config: Config, state: "State", width: int):
+    def __init__(self, config: Config, state: State, width: int):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._config, self._state = config, state
         self._rate = Rate(state.env_steps)
+        self._evaluation = LastEvaluation()
         self._begin = time.monotonic()
         self._pace = Rate(self._used())
         columns = [
@@ -151,7 +167,7 @@ class Bar:
         pace = self._pace(done)
         figures = (
             f"{row.env_steps / 1e6:.2f}M steps  {self._rate(row.env_steps) / 1e3:.1f}k/s  "
-            f"eval median {row.eval_return_median:.1f}  ESS {rows.smallest_ess:.2f}"
+            f"eval median {self._evaluation(rows):.1f}  ESS {rows.smallest_ess:.2f}"
         )
         if self._pace.is_steady and pace > 0:
             figures += f"  {clock((1 - done) / pace)} left"
@@ -198,7 +214,7 @@ class Both:
             display.close()
 
 
-def open_display(config: Config, state: "State") -> Display:
+def open_display(config: Config, state: State) -> Display:
     """The displays that ``--display`` and ``--tensorboard`` ask for."""
     shown = _open_shown(config, state)
     if not config.tensorboard:
@@ -208,7 +224,7 @@ def open_display(config: Config, state: "State") -> Display:
     return Both(shown, Scalars(Path(config.run_dir or "."), state.iteration))
 
 
-def _open_shown(config: Config, state: "State") -> Display:
+def _open_shown(config: Config, state: State) -> Display:
     kind: Literal["auto", "bar", "lines", "none"] = config.display
     if kind == "none":
         return Nothing()

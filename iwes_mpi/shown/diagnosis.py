@@ -34,6 +34,6 @@ class UselessUpdates:
         ratio = learning_rate_at(config, 0, self._d) * math.sqrt(self._d) / config.sigma
         return (
             f"theta moves so far from its population that less than a tenth of it still counts (ESS), for "
-            f"{self._in_a_row} iterations now. learning_rate·√d/sigma is {ratio:.2g}, the paper's 0.5: lower "
-            f"`learning_rate` or `iw_updates`, or set `min_ess`"
+            f"{self._in_a_row} iterations now. learning_rate·√d/sigma is {ratio:.2g}; the paper's is 0.5. Lower "
+            f"`step_in_sigma` (or `learning_rate`) or `iw_updates`, or set `min_ess`"
         )

@@ -270,8 +270,8 @@ def learning_curves(
 ) -> "Axes":
     """Learning curves: one per setting, the mean of its runs, with a band.
 
-    The mean is of the runs that have come so far, and goes on as long as more than half have (`average`); single
-    runs go on from there in thin lines.
+    The mean is of the runs that have come so far, and continues as long as more than half have
+    (`average`). Runs that outlast half of their setting continue as thin lines.
 
     Parameters
     ----------

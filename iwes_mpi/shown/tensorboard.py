@@ -1,7 +1,7 @@
 """TensorBoard's scalars of a run (``--tensorboard``), under RUN/tensorboard, written by tensorboardX.
 
 A view for convenience: the log is the record. tensorboardX's synchronous writer is used, since its usual one hands
-events to a thread through a queue, and blocks for ever once that thread has met a full disk.
+events to a thread through a queue, and blocks forever once that thread has met a full disk.
 """
 
 import dataclasses

@@ -5,4 +5,4 @@ import math
 
 def factor(end: float, t: float) -> float:
     """See `schedules`."""
-    return end if t == 1.0 else end + (1.0 - end) * (0.5 + 0.5 * math.cos(math.pi * t))
+    return end if t == 1.0 else 1.0 + (end - 1.0) * (0.5 - 0.5 * math.cos(math.pi * t))

@@ -1,7 +1,7 @@
 """Shapings: how returns become utilities, one a file (`--shaping`).
 
-A shaping is a module with a function ``shape(returns)`` from all returns of a population, float64 (n_pairs, 2) and
-finite, to its utilities, of the same shape.
+A shaping is a module with a function ``shape(returns, top_share)`` from all returns of a population, float64
+(n_pairs, 2) and finite, to its utilities, of the same shape. `top_share` is for `top_directions` alone.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from iwes_mpi.settings.registry import SHAPINGS
 
 
-def shape(returns: NDArray[np.float64], method: str) -> NDArray[np.float64]:
+def shape(returns: NDArray[np.float64], method: str, top_share: float = 1.0) -> NDArray[np.float64]:
     """Utilities (n_pairs, 2) of `returns` by ``--shaping``; returns that are not finite count as the worst.
 
     Raises
@@ -18,7 +18,7 @@ def shape(returns: NDArray[np.float64], method: str) -> NDArray[np.float64]:
     WrongInput
         If there is no such method.
     """
-    return SHAPINGS.module(method).shape(replace_invalid(returns))  # type: ignore[no-any-return]
+    return SHAPINGS.module(method).shape(replace_invalid(returns), top_share)  # type: ignore[no-any-return]
 
 
 def replace_invalid(returns: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def shape(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+def shape(returns: NDArray[np.float64], top_share: float = 1.0) -> NDArray[np.float64]:
     """See `shapings`. Equal returns share a rank."""
     flat = returns.ravel()
     _, inverse, counts = np.unique(flat, return_inverse=True, return_counts=True)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def shape(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+def shape(returns: NDArray[np.float64], top_share: float = 1.0) -> NDArray[np.float64]:
     """See `shapings`. All 0 if the returns are all equal."""
     if returns.min() == returns.max():  # a rounded mean would leave them a deviation
         return np.zeros_like(returns)
