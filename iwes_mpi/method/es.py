@@ -105,7 +105,7 @@ class EvolutionStrategies:
             episode_cap=state.episode_cap,
             population=population,
             returns=returns,
-            kept_samples=0.0 if self._mixing is None else 1.0 - np.count_nonzero(population.ran) / returns.size,
+            kept_samples=0.0 if self._mixing is None else 1.0 - int(np.count_nonzero(population.ran)) / returns.size,
             updates=updates,
             sigma=self.sigma,
             update_norm=kernels.norm(state.theta - before),
