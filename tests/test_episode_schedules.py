@@ -28,7 +28,7 @@ def test_no_schedule_leaves_the_limit_or_shortens(name):
                 growth=float(rng.uniform(1.001, 4)), history=rng.normal(size=(2, int(rng.integers(0, 20)))),
             ),
         )  # fmt: skip
-        assert cap <= cap_next <= 800
+        assert (50 if name == "follow" else cap) <= cap_next <= 800
 
 
 def test_constant():
@@ -65,6 +65,17 @@ def test_it_grows_when_whole_episodes_go_another_way():
     assert next_cap("agreement", facts(history=before)) == 150, "only the last eight count"
 
 
+@pytest.mark.parametrize(
+    ("cut", "whole", "cap"),
+    [(2.0, 0.9, 150), (2.0, 1.1, 67), (2.0, -3.0, 150), (2.0, np.nan, 150), (-1.0, -5.0, 100), (np.nan, 1.0, 100)],
+)
+def test_it_follows_what_whole_episodes_earn(cut, whole, cap):
+    """Below half of the cut episodes' rate it grows, above it shrinks; where nothing is earned it stays."""
+    assert next_cap("follow", facts(history=np.array([[9.0, cut], [9.0, whole]]))) == cap
+    assert next_cap("follow", facts()) == 100, "no evaluation yet"
+    assert next_cap("follow", facts(cap=51, history=np.ones((2, 1)))) == 50, "never below the first"
+
+
 def test_an_unknown_one_is_refused():
-    with pytest.raises(WrongInput, match="must be one of agreement, budget, constant, survivors"):
+    with pytest.raises(WrongInput, match="must be one of agreement, budget, constant, follow, survivors"):
         next_cap("daily", facts())

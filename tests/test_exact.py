@@ -16,13 +16,13 @@ import golden_runs
 import launch
 import numpy as np
 import pytest
+from iwes_mpi.noise import NoiseTable
+from iwes_mpi.seeding import Stream, generator
+from iwes_mpi.state import digest, initial_state
 
 # -- the package's modules: the only place of this file that names them --------------------------------------
 from iwes_mpi import kernels, open_run, policy, shaping
 from iwes_mpi.mpi import split
-from iwes_mpi.noise import NoiseTable
-from iwes_mpi.seeding import Stream, generator
-from iwes_mpi.state import digest, initial_state
 
 # ------------------------------------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ def test_gradient_sums(exponents, rows):
 
 @pytest.mark.parametrize("method", range(3), ids=kernels.WEIGHT_KERNELS)
 def test_sums_of_plain_es(method):
-    """Every kernel, at the population's centre: all weights are 1."""
+    """Every kernel, at the population's center: all weights are 1."""
     ones, exponents = np.zeros((N, 2)), kernels.fixed_point(N)
     found = accumulate(slice(None), exponents, 1, np.full((N, 2), np.nan), weigh=True, method=method)
     whole = exact_sums(exponents, ones)

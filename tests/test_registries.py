@@ -25,7 +25,7 @@ from iwes_mpi.method.schedules import factor
 from iwes_mpi.settings import command_line, registry
 from iwes_mpi.settings.command_line import build_parser
 from iwes_mpi.settings.config import Config
-from iwes_mpi.settings.registry import OPTIMIZERS, SCHEDULES, SHAPINGS, WEIGHT_KERNELS, Registry
+from iwes_mpi.settings.registry import EPISODE_SCHEDULES, OPTIMIZERS, SCHEDULES, SHAPINGS, WEIGHT_KERNELS, Registry
 from iwes_mpi.settings.wrong_input import WrongInput
 
 REGISTRIES = {
@@ -48,6 +48,7 @@ def test_settings_choose_from_the_registries():
         "sigma_schedule": SCHEDULES,
         "learning_rate_schedule": SCHEDULES,
         "weight_kernel": WEIGHT_KERNELS,
+        "episode_schedule": EPISODE_SCHEDULES,
     }
 
 

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from iwes_mpi.method import kernels
 from iwes_mpi.method.batch import Batch
 from iwes_mpi.method.densities import Densities
-from iwes_mpi.method.weight_kernels import Noise
-from iwes_mpi.mpi.group import Group
 
 
-class Mixture:
+class Mixture(Densities):
     """Log weights of this rank's pairs of several batches.
 
     Densities of old pairs under old search distributions are computed once and kept.
@@ -28,23 +26,18 @@ class Mixture:
     noise : Noise
     """
 
-    def __init__(self, group: Group, noise: Noise):
-        self._densities = Densities(group, noise)
-
     def log_weights(
         self, batches: Sequence[Batch], theta: NDArray[np.float64], sigma: float
     ) -> list[NDArray[np.float64]]:
         """By batch, log c (n, 2) of this rank's share of its pairs at the search distribution N(theta, sigma²I)."""
-        self._densities.keep_only(batches)
+        self.keep_only(batches)
         total = sum(batch.starts.size for batch in batches)
         found = []
         for own in batches:
-            log_c = self._densities.ratios(own, theta, sigma)
+            log_c = self.ratios(own, theta, sigma)
             others = [batch for batch in batches if batch is not own]
             shares = np.array([batch.starts.size / total for batch in others])
-            ratios = np.array([self._densities.between(own, other) for other in others]).reshape(
-                len(others), *log_c.shape
-            )
+            ratios = np.array([self.between(own, other) for other in others]).reshape(len(others), *log_c.shape)
             kernels.subtract_log_mixture(own.starts.size / total, shares, ratios, log_c)
             found.append(log_c)
         return found

@@ -42,7 +42,7 @@ class State:
     eval_env_steps: int = 0  # of evaluation episodes, cumulative
     eval_episodes: int = 0  # cumulative
     episode_cap: int = 0  # steps after which population episodes are cut; 0 for none
-    # (2, evaluations) since the cap has changed: mean return of the population's episodes, of the center's whole ones
+    # (2, evaluations) since the cap has changed: return per step of the population's episodes, of whole ones
     history: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 0)))
     # The mean returns of the last evaluations, up to three, the newest last: for the return at which a run ends
     recent_evaluations: list[float] = field(default_factory=list)

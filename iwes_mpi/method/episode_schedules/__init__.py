@@ -27,9 +27,13 @@ class Facts(NamedTuple):
     budget: int  # of population steps by which a schedule by budget lets episodes be whole
     limit: int  # the longest whole episode seen, or the time limit if it is known
     growth: float  # the factor by which a cap grows
-    # (2, evaluations) of the last evaluated centers since the cap has changed, in order: mean return of the
+    # (2, evaluations) of the last evaluated centers since the cap has changed, in order: return per step of the
     # population's cut episodes, and of the center's whole episodes
     history: NDArray[np.float64]
+
+    def shrunk(self) -> int:
+        """The next smaller cap."""
+        return max(self.first, min(self.cap - 1, round(self.cap / self.growth)))
 
     def grown(self) -> int:
         """The next larger cap."""

@@ -12,7 +12,7 @@ def next_cap(facts: Facts) -> int:
     """See `episode_schedules`.
 
     Over the last evaluated centers, the order by cut returns is compared with that by whole ones (Spearman's rank
-    correlation). Where cut returns rise in time but whole ones go against them, the cap has served.
+    correlation). Where returns of cut episodes rise in time but whole ones go against them, the cap has served.
     """
     if facts.history.shape[1] < _WINDOW:
         return facts.cap
