@@ -80,11 +80,14 @@ def reference() -> Iterator[Row]:
 
 
 def sample_efficiency() -> Iterator[Row]:
-    """Ten seeds of each; the methods take turns, so that a part of the runs compares as many of each."""
+    """Ten seeds of each; the methods take turns, so that a part of the runs compares as many of each.
+
+    The control ``repeat`` has the settings of IW-ES, but repeats the first gradient without weights.
+    """
     tasks = ("halfcheetah", "swimmer", "inverted-double-pendulum", "hopper", "walker2d", "ant", "reacher", "pusher")
     for task in (*tasks, "humanoid"):
         for seed in range(100, 110):
-            for method in ("es", "iwes"):
+            for method in ("es", "iwes", "repeat"):
                 run_dir = f"runs/sample_efficiency/{task}-{method}-seed{seed}"
                 yield task, run_dir, f"jobs/sample_efficiency/{task}-{method}.toml", seed
 
