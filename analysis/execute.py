@@ -1,6 +1,6 @@
 """Run the notebooks and keep what they show: python analysis/execute.py [NOTEBOOK…] (by default all of them).
 
-Each starts from a clean state in a process of its own. Pictures are reduced to 256 colours, since they are committed;
+Each starts from a clean state in a process of its own. Pictures are reduced to 256 colors, since they are committed;
 the first of each is also kept in analysis/figures, for the README.
 """
 
@@ -40,7 +40,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
 
 
 def shrink(notebook: nbformat.NotebookNode) -> None:
-    """Reduce the notebook's pictures to 256 colours."""
+    """Reduce the notebook's pictures to 256 colors."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):

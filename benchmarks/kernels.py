@@ -43,7 +43,7 @@ from iwes_mpi.settings.registry import WEIGHT_KERNELS  # noqa: E402
 POLICIES = {64: 11_848, 256: 96_520, 512: 324_104}  # hidden units: parameters
 SIGMA, R = 0.02, 1.0
 WITHIN_STREAM, FASTER_THAN_NUMPY = 3.0, 6.0
-FUSED = ("fused", "fused, centred")
+FUSED = ("fused", "fused, centerd")
 NUMPY = ("NumPy, float64", "NumPy, float32")
 
 
@@ -172,7 +172,7 @@ def main() -> int:
     ]  # fmt: skip
     print()
     for passed, text in verdicts:
-        print(f"{'PASS' if passed else 'FAIL'}  {text} (the worst of all sizes, with and without centring)")
+        print(f"{'PASS' if passed else 'FAIL'}  {text} (the worst of all sizes, with and without centering)")
     return 0 if all(passed for passed, _ in verdicts) else 1
 
 

@@ -41,11 +41,11 @@ class Workload:
     n_eval: int
     step: float  # s of one core per environment step, everything included
     weights: float = 0.0  # s of one core per pair and update
-    update: float = 0.0  # s per optimiser update, on every rank
+    update: float = 0.0  # s per optimizer update, on every rank
     io: float = 0.0  # s of rank 0 per iteration
     d: int = 0  # parameters
     obs_bytes: int = 0  # bytes of observation statistics exchanged per iteration
-    rows: int = 1  # gradient sums that travel: 2 with centring
+    rows: int = 1  # gradient sums that travel: 2 with centering
 
     @property
     def n_pairs(self) -> int:

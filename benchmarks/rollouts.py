@@ -3,7 +3,7 @@
     python benchmarks/rollouts.py [--tasks Ant-v5 Hopper-v5 …] [--hidden 64 64] [--rounds 15]
     python benchmarks/rollouts.py --policy
 
-A round runs the same episodes in turn (1) natively, from the task to its return, reset and normalisation, policy,
+A round runs the same episodes in turn (1) natively, from the task to its return, reset and normalization, policy,
 noise and reward included; (2) as a replay of the same controls from the same states in compiled code that does
 nothing but set ``data.ctrl`` and call ``mj_step`` frame_skip times, with neither reset nor
 ``mj_rnePostConstraint``; (3) through Gymnasium. Times are CPU time, so that other processes hardly count. Shown are
@@ -93,13 +93,13 @@ def feedback(layout, gains):
 def make_tasks(config, layout, steps, gains=None):
     """Task factories of episodes that together make at least so many environment steps, and how many they make."""
     rng = np.random.default_rng(0)
-    normaliser = obs_stats.initial_stats(int(layout.sizes[0])).normaliser()
+    normalizer = obs_stats.initial_stats(int(layout.sizes[0])).normalizer()
 
     def factory(sample):
         theta = network.empty_parameters(layout.n_parameters)
         theta[:] = feedback(layout, gains) if gains else network.initial_parameters(layout, rng)
         return lambda: EpisodeTask(
-            theta, normaliser, generator(0, Stream.POPULATION_EPISODE, 0, sample), config.action_noise, False
+            theta, normalizer, generator(0, Stream.POPULATION_EPISODE, 0, sample), config.action_noise, False
         )
 
     runner = open_runner(config)
@@ -161,11 +161,11 @@ def compare(name, hidden, rounds, steps):
 
 
 @numba.njit(nogil=True)
-def repeat_act(n, sizes, theta, normaliser, clip, scratch, obs, out):
+def repeat_act(n, sizes, theta, normalizer, clip, scratch, obs, out):
     """The policy n times over."""
     good = True
     for _ in range(n):
-        good &= network.act(sizes, theta, normaliser, clip, scratch, obs, out)
+        good &= network.act(sizes, theta, normalizer, clip, scratch, obs, out)
     return good
 
 
@@ -187,9 +187,9 @@ def compare_policy(obs_size, action_size, hidden, rounds):
     rng = np.random.default_rng(0)
     theta = network.empty_parameters(layout.n_parameters)
     theta[:] = network.initial_parameters(layout, rng)
-    normaliser = obs_stats.initial_stats(obs_size).normaliser()
+    normalizer = obs_stats.initial_stats(obs_size).normalizer()
     arguments = (
-        layout.sizes, theta, normaliser, 5.0, layout.scratch(), rng.standard_normal(obs_size),
+        layout.sizes, theta, normalizer, 5.0, layout.scratch(), rng.standard_normal(obs_size),
         np.zeros(action_size, dtype=np.float32),
     )  # fmt: skip
     n = max(1, 20_000_000 // theta.size)

@@ -110,12 +110,12 @@ def evaluate(world: World, argv: list[str]) -> int:
 
     studio = agree(world, lambda: _open_studio(config, options), on_root=True)
     runner = open_on_all(world, config)
-    theta, normaliser = state.theta.astype(np.float32), state.obs.normaliser()
+    theta, normalizer = state.theta.astype(np.float32), state.obs.normalizer()
     noise = 0.0 if options.deterministic else config.action_noise
 
     def task(episode: int) -> EpisodeTask:
         rng = generator(options.seed, Stream.SCORE_EPISODE, 0, episode)
-        return EpisodeTask(theta, normaliser, rng, noise, False, True)
+        return EpisodeTask(theta, normalizer, rng, noise, False, True)
 
     in_turn(world, lambda: runner.rehearse(task(0)))
     scores = Message(returns=slots(options.episodes), lengths=counts(options.episodes))

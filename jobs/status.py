@@ -8,7 +8,7 @@ done       a limit of its recorded configuration (iterations or max_env_steps) i
 running    a Slurm job is on it; where Slurm does not answer: its log grew lately
 waiting    its job is queued, or it was never started
 failed     its last job failed, or its log does not read
-stalled    unfinished, but nothing moves: no job (cancelled, or stopped for good), or a job without a new row for
+stalled    unfinished, but nothing moves: no job (canceled, or stopped for good), or a job without a new row for
            --stall-minutes
 =========  ===================================================================================================
 

@@ -30,7 +30,7 @@ class FakeRunner:
         self.tasks, self.observations = [], []
 
     def run(self, task):
-        self.tasks.append(task._replace(theta=task.theta.copy(), normaliser=task.normaliser.copy()))
+        self.tasks.append(task._replace(theta=task.theta.copy(), normalizer=task.normalizer.copy()))
         value = float(self.objective(task.theta.astype(float), task.rng))
         if not task.observe:
             return Episode(value, LENGTH, None)

@@ -23,7 +23,7 @@ def log_density(x, mean, sigma):
 
 
 def importance(epsilon, delta, sigma=0.02):
-    """Eq. 4 as it stands, two densities per sample, and the score of each sample at the new centre.
+    """Eq. 4 as it stands, two densities per sample, and the score of each sample at the new center.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class IWES(NamedTuple):
 
 
 def iwes(log_c, score, utilities, clip=math.inf, center=False) -> IWES:
-    """Eq. 3 with clipped weights; centred: with the weighted mean utility as a baseline. `utilities` (n, 2)."""
+    """Eq. 3 with clipped weights; centerd: with the weighted mean utility as a baseline. `utilities` (n, 2)."""
     clip = Long(clip)
     c = np.exp(np.minimum(log_c, np.log(clip)))
     u = utilities.astype(Long)

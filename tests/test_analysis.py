@@ -328,9 +328,9 @@ def test_figure_3_projected():
     d, ranks, updates = 324_104, 720, 6
     weights = rows["time_weights"].median() / updates  # for 7 pairs
     reading = 7 * 48 * 4 * d / 100e9  # of a node's memory
-    optimiser = rows["time_update"].median() / updates
+    optimizer = rows["time_update"].median() / updates
     reduction = 2 * math.ceil(math.log2(ranks)) * 2e-6 + 2 * 8 * d / 10e9 + 48 * 8 * d / 100e9
-    more = 5 * (max(weights, reading) + optimiser + reduction)
+    more = 5 * (max(weights, reading) + optimizer + reduction)
     bound = 1 + more / (steps_per_rank() * typical(run)[0])
     assert bound <= 1.03
     # The notebook's figure is no larger: it has the waiting for the longest episode in the whole.

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved is what is loaded; whatever is damaged is recognised; one is there at every instant."""
+"""Checkpoints: what is saved is what is loaded; whatever is damaged is recognized; one is there at every instant."""
 
 import hashlib
 import io
@@ -210,7 +210,7 @@ def test_none_intact_names_each(tmp_path: Path) -> None:
 # -- damage --------------------------------------------------------------------------------------------------
 
 
-def test_every_mutation_is_recognised() -> None:
+def test_every_mutation_is_recognized() -> None:
     """Truncated at every tenth byte, and with random bytes changed at 1,000 places: never a load, never a crash."""
     data = checkpoint.encode(example())
     for length in range(0, len(data), 10):

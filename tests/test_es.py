@@ -221,10 +221,10 @@ def test_observation_statistics_of_the_chosen_episodes(world, noise):
     """Taken from the population alone, merged exactly, and frozen while a population is in use."""
     run, runner = build(world, noise, obs_stat_probability=0.4, iw_updates=2)
     for _ in range(3):
-        before = run.state.obs.normaliser()
+        before = run.state.obs.normalizer()
         runner.tasks.clear()
         run.iterate()
-        assert all((task.normaliser == before).all() for task in runner.tasks)
+        assert all((task.normalizer == before).all() for task in runner.tasks)
         assert not any(task.observe for task in runner.tasks if (task.theta == runner.tasks[0].theta).all())
     seen = np.concatenate(runner.observations)
     assert 0.3 < len(runner.observations) / 180 < 0.5

@@ -93,7 +93,7 @@ def test_lost_overlap_gives_no_gradient(world, noise):
     lost = estimate(world, noise, starts, np.ones((5, 2)), delta)
     assert lost.gradient is None
     assert (lost.ess, lost.mean_weight, lost.clipped_share) == (0, 0, 0)
-    # Without a clip the estimator is self-normalised: one sample carries everything.
+    # Without a clip the estimator is self-normalized: one sample carries everything.
     alone = estimate(world, noise, starts, np.ones((5, 2)), delta, clip=math.inf)
     assert alone.gradient is not None
     assert alone.ess == pytest.approx(0.1, rel=0.05)
@@ -105,7 +105,7 @@ def test_all_utilities_zero(world, noise):
 
 
 @pytest.mark.parametrize("clip", [0.5, 1.0, 10.0, math.inf])
-def test_at_the_centre_all_weights_are_equal(world, noise, clip):
+def test_at_the_center_all_weights_are_equal(world, noise, clip):
     """k = 0: plain ES whatever the clip; ESS is 1."""
     rng = np.random.default_rng(1)
     starts, utilities = rng.integers(0, 10**6, 8), rng.standard_normal((8, 2))
@@ -148,7 +148,7 @@ def populations(rng, count, n, d):
 def test_estimator_is_unbiased(world, objective, r):
     """Mean over populations against sigma times the known gradient of E F at theta^{t+k}; D independent, no clip.
 
-    Gaussian smoothing leaves the gradient of a linear and of a quadratic function as it is. The self-normalised
+    Gaussian smoothing leaves the gradient of a linear and of a quadratic function as it is. The self-normalized
     estimator's bias, of order 1/n, is a fiftieth of the standard error at this n.
     """
     d, n, count, sigma = 6, 20_000, 20, 0.5
@@ -226,11 +226,11 @@ def test_a_move_along_the_noise_spreads_the_weights(world, noise, optimizer, fac
     assert np.mean((log_c[:, 0] + 0.5) ** 2) == pytest.approx(1 + factor * d / n, rel=0.1)
 
 
-# -- centring ------------------------------------------------------------------------------------------------
+# -- centering ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("clip", [1.0, math.inf])
-def test_centring_cancels_the_term_along_d(world, noise, clip):
+def test_centering_cancels_the_term_along_d(world, noise, clip):
     """g = (1/Σc) Σ c (u − ū_c)(±epsilon): no D in it, and a constant added to all utilities changes nothing."""
     rng = np.random.default_rng(9)
     n, d = 20, 700
@@ -247,4 +247,4 @@ def test_centring_cancels_the_term_along_d(world, noise, clip):
         assert np.linalg.norm((found - expected).astype(float)) <= 1e-5 * size
     plain = estimate(world, noise, starts, utilities, delta, clip=clip).gradient
     shifted = estimate(world, noise, starts, utilities + 0.7, delta, clip=clip).gradient
-    assert np.linalg.norm(shifted - plain) > 0.3 * size, "without centring a constant matters"
+    assert np.linalg.norm(shifted - plain) > 0.3 * size, "without centering a constant matters"

@@ -77,11 +77,11 @@ def test_scores_do_not_depend_on_the_number_of_ranks(tmp_path):
 def test_scores_are_those_of_the_episodes(world, tmp_path, capsys):
     run_dir = make_checkpoint(tmp_path / "run", env_id="environments:Drift-v0")
     saved = checkpoint.load_newest(run_dir)
-    theta, normaliser = saved.state.theta.astype(np.float32), saved.state.obs.normaliser()
+    theta, normalizer = saved.state.theta.astype(np.float32), saved.state.obs.normalizer()
     for options, noise, seed in ((["--seed", "5"], 0.01, 5), (["--deterministic"], 0.0, 0)):
         runner = open_runner(saved.config)
         expected = [
-            runner.run(EpisodeTask(theta, normaliser, generator(seed, Stream.SCORE_EPISODE, 0, i), noise, False))
+            runner.run(EpisodeTask(theta, normalizer, generator(seed, Stream.SCORE_EPISODE, 0, i), noise, False))
             for i in range(4)
         ]
         code, out, _ = answer(world, capsys, run_dir / "checkpoint.h5", "--episodes", "4", *options)
@@ -144,9 +144,9 @@ def test_a_film_that_fails_leaves_nothing(pictured, tmp_path):
     saved = checkpoint.load_newest(pictured)
     studio = film.Studio(saved.config, tmp_path / "a.gif")
     studio._env.unwrapped.fail_at = 4
-    theta, normaliser = saved.state.theta.astype(np.float32), saved.state.obs.normaliser()
+    theta, normalizer = saved.state.theta.astype(np.float32), saved.state.obs.normalizer()
     with pytest.raises(OSError, match="black"):
-        studio.film(EpisodeTask(theta, normaliser, generator(0, Stream.SCORE_EPISODE), 0.01, False))
+        studio.film(EpisodeTask(theta, normalizer, generator(0, Stream.SCORE_EPISODE), 0.01, False))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "run"]
     assert (tmp_path / "a.gif").read_bytes() == b"the film before"
 
@@ -156,13 +156,13 @@ def test_a_film_that_cannot_be_written_leaves_the_one_before(pictured, tmp_path,
     path = tmp_path / f"film{suffix}"
     path.write_bytes(b"the film before")
     saved = checkpoint.load_newest(pictured)
-    theta, normaliser = saved.state.theta.astype(np.float32), saved.state.obs.normaliser()
+    theta, normalizer = saved.state.theta.astype(np.float32), saved.state.obs.normalizer()
     studio = film.Studio(saved.config, path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))  # bytes; the film has more
     try:
         with pytest.raises(film.FilmError, match=rf"film\{suffix} could not be written: .*File too large$") as error:
-            studio.film(EpisodeTask(theta, normaliser, generator(0, Stream.SCORE_EPISODE), 0.01, False))
+            studio.film(EpisodeTask(theta, normalizer, generator(0, Stream.SCORE_EPISODE), 0.01, False))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(error.value)

@@ -172,7 +172,7 @@ def test_gradient_sums(exponents, rows):
 
 @pytest.mark.parametrize("method", range(3), ids=kernels.WEIGHT_KERNELS)
 def test_sums_of_plain_es(method):
-    """Every kernel, at the population's centre: all weights are 1."""
+    """Every kernel, at the population's center: all weights are 1."""
     ones, exponents = np.zeros((N, 2)), kernels.fixed_point(N)
     found = accumulate(slice(None), exponents, 1, np.full((N, 2), np.nan), weigh=True, method=method)
     whole = exact_sums(exponents, ones)

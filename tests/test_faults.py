@@ -20,7 +20,7 @@ from same_bits import assert_same_bits
 
 from iwes_mpi import open_run
 from iwes_mpi.files.checkpoint import CURRENT
-from iwes_mpi.mpi.faults import Neighbour
+from iwes_mpi.mpi.faults import Neighbor
 from iwes_mpi.mpi.group import alone
 from iwes_mpi.mpi.last_words import LastWords
 
@@ -96,7 +96,7 @@ def test_a_rank_that_cannot_speak_ends_all_the_same() -> None:
 
 
 class _Pair:
-    """A world of this process and another, as its `Neighbour` sees it; abort is only noted down."""
+    """A world of this process and another, as its `Neighbor` sees it; abort is only noted down."""
 
     rank, size = 0, 2
 
@@ -116,14 +116,14 @@ def test_a_rank_that_dies_is_noticed_whatever_the_launcher(capfd: pytest.Capture
     for leaving, said in ((False, False), (False, True), (True, False)):
         with subprocess.Popen(["sleep", "60"]) as other:
             world = _Pair(other.pid)
-            neighbour = Neighbour(world)  # type: ignore[arg-type]
+            neighbor = Neighbor(world)  # type: ignore[arg-type]
             assert not world.aborted.wait(0.3)
             if leaving:
-                neighbour.leave()
+                neighbor.leave()
             if said:  # why the job ends: by the other rank
                 assert world.last_words.be_first()
             other.kill()
-        assert world.aborted.wait(Neighbour.PATIENCE + (0.5 if leaving else 10)) is not leaving
+        assert world.aborted.wait(Neighbor.PATIENCE + (0.5 if leaving else 10)) is not leaving
         told = "iwes_mpi: rank 1 of 2 died without a word"
         assert capfd.readouterr().err.count(told) == (not leaving and not said)
         world.last_words.free()
@@ -133,8 +133,8 @@ def test_a_rank_that_is_dead_before_it_is_watched_is_noticed(capfd: pytest.Captu
     with subprocess.Popen(["true"]) as other:
         other.wait()
         world = _Pair(other.pid)
-        Neighbour(world)  # type: ignore[arg-type]
-        assert world.aborted.wait(Neighbour.PATIENCE + 10)
+        Neighbor(world)  # type: ignore[arg-type]
+        assert world.aborted.wait(Neighbor.PATIENCE + 10)
     assert "iwes_mpi: rank 1 of 2 died without a word" in capfd.readouterr().err
     world.last_words.free()
 

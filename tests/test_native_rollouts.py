@@ -146,11 +146,11 @@ class Pair:
         size = int(self.network.sizes[0])
         theta = (scale * network.initial_parameters(self.network, rng)).astype(np.float32)
         theta += rng.normal(scale=0.1, size=theta.size).astype(np.float32)
-        normaliser = np.stack([rng.normal(size=size), rng.uniform(0.5, 2.0, size=size)])
+        normalizer = np.stack([rng.normal(size=size), rng.uniform(0.5, 2.0, size=size)])
 
         def task() -> EpisodeTask:
             noise = generator(7, Stream.POPULATION_EPISODE, 0, sample)
-            return EpisodeTask(theta, normaliser, noise, (0.0, 0.01, 0.3)[sample % 3], sample % 2 == 0)
+            return EpisodeTask(theta, normalizer, noise, (0.0, 0.01, 0.3)[sample % 3], sample % 2 == 0)
 
         trace = np.full((2000, 1 + size), np.nan)
         native, through = self.native.run(task(), trace), self.through.run(task())

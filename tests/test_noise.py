@@ -42,8 +42,8 @@ def test_kolmogorov_smirnov(noise):
     assert stats.kstest(noise.values[-500_000:], "norm").pvalue > 1e-3
 
 
-def test_neighbours_are_uncorrelated(noise):
-    """A perturbation's elements are neighbours in the table; blocks are as independent as their elements."""
+def test_neighbors_are_uncorrelated(noise):
+    """A perturbation's elements are neighbors in the table; blocks are as independent as their elements."""
     x = noise.values.astype(float)
     for lag in (1, 2, 3, 4, 8, 64, 256, 4096, FILL_BLOCK - 1, FILL_BLOCK, FILL_BLOCK + 1):
         assert abs(np.mean(x[:-lag] * x[lag:])) < 4.5 / np.sqrt(x.size - lag), lag

@@ -81,8 +81,8 @@ def test_merge_changes_neither():
     assert all((x == y).all() for x, y in zip(copies, (a.mean, a.m2, b.mean, b.m2), strict=True))
 
 
-def test_before_any_observation_nothing_is_normalised():
-    mean, inverse = obs_stats.initial_stats(3).normaliser()
+def test_before_any_observation_nothing_is_normalized():
+    mean, inverse = obs_stats.initial_stats(3).normalizer()
     assert (mean == 0).all()
     assert (inverse == 1).all()
 
@@ -93,13 +93,13 @@ def test_the_prior_is_a_hundredth_of_an_observation():
     n = len(SAMPLE) + 0.01
     mean = SAMPLE.sum(axis=0) / n
     variance = ((SAMPLE**2).sum(axis=0) + 0.01) / n - mean**2
-    np.testing.assert_allclose(stats.normaliser(), [mean, 1 / np.sqrt(np.maximum(variance, 1e-2))], rtol=1e-6)
+    np.testing.assert_allclose(stats.normalizer(), [mean, 1 / np.sqrt(np.maximum(variance, 1e-2))], rtol=1e-6)
 
 
 def test_constant_observations_are_not_blown_up():
     """Variance is bounded from below by 0.01."""
     stats = of(np.full((50, 2), 4.0))
-    np.testing.assert_allclose(stats.normaliser(), [[4, 4], [10, 10]])
+    np.testing.assert_allclose(stats.normalizer(), [[4, 4], [10, 10]])
 
 
 def test_pack_and_unpack():

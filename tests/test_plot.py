@@ -149,7 +149,7 @@ def test_what_does_not_change_results_does_not_divide_runs(tmp_path):
     assert len(figures.group_runs(runs, timing=True)) == 2
 
 
-def test_settings_are_labelled_by_what_differs_and_ordered_by_value(tmp_path):
+def test_settings_are_labeled_by_what_differs_and_ordered_by_value(tmp_path):
     runs = runs_of(tmp_path, 1, iw_updates=[10, 2], seed=[1, 2], center=[True, False])
     assert [s.label for s in figures.group_runs(runs)] == [
         "K = 2, no center", "K = 2, center", "K = 10, no center", "K = 10, center"
@@ -182,7 +182,7 @@ def visible_axes(figure):
     ],
     ids=["one run", "one row", "plain ES", "five seeds", "twelve runs", "thirty settings", "two environments"],
 )
-def test_axes_are_labelled_and_no_legend_covers_data(tmp_path, variants, iterations):
+def test_axes_are_labeled_and_no_legend_covers_data(tmp_path, variants, iterations):
     figure = figures.overview(runs_of(tmp_path, iterations, **variants), "wall_time")
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
@@ -205,7 +205,7 @@ def test_axes_are_labelled_and_no_legend_covers_data(tmp_path, variants, iterati
         assert not first.overlaps(second)
 
 
-def test_thirty_settings_differ_without_colour():
+def test_thirty_settings_differ_without_color():
     looks = [figures.style(i, 30) for i in range(30)]
     seen = {(str(look["linestyle"]), look["marker"], look["markerfacecolor"] == "white") for look in looks}
     assert len(seen) == 30
@@ -349,7 +349,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys):
         ([str(damaged), *output], "damaged"),
         ([str(damaged / "log.h5"), *output], "not a run directory"),
         ([empty, *output], "nothing to plot"),
-        ([run, "--colour", *output], "--colour"),
+        ([run, "--color", *output], "--color"),
     ):
         with pytest.raises(WrongInput) as error:
             plot.main(arguments)

@@ -16,14 +16,14 @@ SHAPES = [(3, (), 2), (1, (1,), 1), (4, (5,), 3), (17, (32, 32), 6), (111, (64, 
 IDENTITY = 0.0, 1.0  # mean and inverse deviation
 
 
-def normaliser(obs_size, mean=0.0, inverse=1.0):
+def normalizer(obs_size, mean=0.0, inverse=1.0):
     return np.stack([np.full(obs_size, mean), np.full(obs_size, inverse)])
 
 
 def act(layout, theta, obs, clip=5.0, norm=None):
     obs = np.asarray(obs, dtype=float)
     out = np.full(int(layout.sizes[-1]), np.nan, dtype=np.float32)
-    norm = normaliser(obs.size) if norm is None else norm
+    norm = normalizer(obs.size) if norm is None else norm
     finite = network.act(layout.sizes, theta.astype(np.float32), norm, clip, layout.scratch(), obs, out)
     return out, finite
 
@@ -63,12 +63,12 @@ def test_the_result_depends_on_its_arguments_alone():
     for fill in (0.0, 1e30, np.nan):
         scratch, out = layout.scratch(), np.full(5, fill, dtype=np.float32)
         scratch[:] = fill
-        network.act(layout.sizes, theta, normaliser(7), 5.0, scratch, obs, out)
+        network.act(layout.sizes, theta, normalizer(7), 5.0, scratch, obs, out)
         results.add(out.tobytes())
     assert len(results) == 1
 
 
-def test_observations_are_normalised_and_clipped():
+def test_observations_are_normalized_and_clipped():
     """A linear policy with unit weights shows what it is given."""
     layout = network.layout(4, (), 4)
     theta = np.concatenate([np.eye(4).ravel(), np.zeros(4)])

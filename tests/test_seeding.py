@@ -18,7 +18,7 @@ def test_the_same_address_gives_the_same_draws():
 
 
 def test_no_two_addresses_collide():
-    """Neighbouring, swapped, shifted and extreme addresses all begin differently."""
+    """Neighboring, swapped, shifted and extreme addresses all begin differently."""
     seen = {}
     for seed, stream, iteration, sample in itertools.product(EDGES, Stream, EDGES, EDGES):
         key = generator(seed, stream, iteration, sample).bit_generator.random_raw(2).tobytes()
@@ -27,14 +27,14 @@ def test_no_two_addresses_collide():
     assert len(seen) == len(EDGES) ** 3 * len(Stream)
 
 
-def test_sequences_of_neighbours_do_not_overlap():
-    """No stretch of one address's numbers is found in those of its neighbours."""
+def test_sequences_of_neighbors_do_not_overlap():
+    """No stretch of one address's numbers is found in those of its neighbors."""
     addresses = list(itertools.product((0, 1), (Stream.NOISE_TABLE, Stream.NOISE_INDEX), (0, 1), (0, 1)))
     draws = np.concatenate([generator(*address).bit_generator.random_raw(4096) for address in addresses])
     assert np.unique(draws).size == draws.size
 
 
-def test_neighbours_are_uncorrelated():
+def test_neighbors_are_uncorrelated():
     """First draws along each coordinate of the address: uniform, and without serial correlation."""
     n = 4000
     along = {

@@ -141,12 +141,12 @@ def test_the_update_is_that_of_ars(world, noise, n, b):
     for iteration in range(6):
         runner.tasks.clear()
         population = run.iterate().population
-        normaliser = runner.tasks[0].normaliser
+        normalizer = runner.tasks[0].normalizer
         if iteration:  # the prior, a hundredth of a state, is all that ARS does not have
             mean, variance = ars.statistics()
             seen = sum(map(len, ars.states))
-            np.testing.assert_allclose(normaliser[0], mean, rtol=0.1 / seen)
-            np.testing.assert_allclose(normaliser[1], 1 / np.sqrt(variance), rtol=0.1 / seen)
+            np.testing.assert_allclose(normalizer[0], mean, rtol=0.1 / seen)
+            np.testing.assert_allclose(normalizer[1], 1 / np.sqrt(variance), rtol=0.1 / seen)
         ars.states, runner.observations = ars.states + runner.observations, []
         assert sum(map(len, ars.states)) == 2 * n * LENGTH * (iteration + 1), "the states of all episodes"
         before = ars.theta

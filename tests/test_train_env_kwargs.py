@@ -51,10 +51,10 @@ def test_they_go_over_env_kwargs():
         train_env_kwargs=NO_BONUS,
     )  # fmt: skip
     runner = open_runner(config)
-    theta, normaliser = np.zeros(runner.network.n_parameters, dtype=np.float32), np.eye(2, 11)
+    theta, normalizer = np.zeros(runner.network.n_parameters, dtype=np.float32), np.eye(2, 11)
     for evaluation in (False, True):
         rng = generator(0, Stream.SCORE_EPISODE)
-        episode = runner.run(EpisodeTask(theta, normaliser, rng, 0.01, False, evaluation))
+        episode = runner.run(EpisodeTask(theta, normalizer, rng, 0.01, False, evaluation))
         assert episode.total_reward == (episode.length - 1 if evaluation else 0)
     runner.close()
 

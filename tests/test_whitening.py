@@ -55,11 +55,11 @@ def assert_same(a: ObsStats, b: ObsStats, rtol: float = 1e-11) -> None:
     np.testing.assert_allclose(a.m2, b.m2, rtol=rtol, atol=rtol * np.abs(b.m2).max())
 
 
-def normalised(sample: Any, normaliser: Any, clip: float = np.inf) -> Any:
+def normalized(sample: Any, normalizer: Any, clip: float = np.inf) -> Any:
     """What the policy sees, by the compiled kernel; float32 like `sample`."""
     seen = np.zeros(sample.shape, dtype=np.float32)
     for obs, out in zip(sample, seen, strict=True):
-        assert network.normalise(obs, normaliser, clip, out)
+        assert network.normalize(obs, normalizer, clip, out)
     return seen
 
 
@@ -108,7 +108,7 @@ def test_pack_and_unpack(size: int, whiten: bool) -> None:
     stats = obs_stats.initial_stats(size, whiten)
     stats = ObsStats(3.5, rng.standard_normal(size), rng.random(stats.m2.shape))
     packed = obs_stats.pack(stats)
-    assert packed.size == 1 + stats.normaliser().size
+    assert packed.size == 1 + stats.normalizer().size
     again = obs_stats.unpack(packed, whiten)
     assert (again.n, again.m2.shape) == (stats.n, stats.m2.shape)
     assert again.mean.tobytes() == stats.mean.tobytes()
@@ -146,8 +146,8 @@ def test_inverse_root_of_special_covariances() -> None:
 def test_without_correlations_it_is_mean_and_deviation() -> None:
     variances = np.array([4.0, 1e-3, 0.25, 1e4, 0.0])
     mean = rng.standard_normal(5)
-    alone = ObsStats(1.0, mean, variances).normaliser()
-    matrix = ObsStats(1.0, mean, np.diag(variances)).normaliser()
+    alone = ObsStats(1.0, mean, variances).normalizer()
+    matrix = ObsStats(1.0, mean, np.diag(variances)).normalizer()
     assert alone.shape == (2, 5)
     assert matrix.shape == (6, 5)
     np.testing.assert_allclose(matrix[1:], np.diag(alone[1]), rtol=1e-12)
@@ -158,7 +158,7 @@ def test_whitened_observations_have_identity_covariance(size: int) -> None:
     sample = 3 * correlated(200 + 20 * size, size, spread=0.3)
     covariance = np.cov(sample.T, ddof=0).reshape(size, size)
     assert np.linalg.eigvalsh(covariance)[0] > MIN_VARIANCE, "the bound would show"
-    seen = normalised(sample, of(sample).normaliser()).astype(float)
+    seen = normalized(sample, of(sample).normalizer()).astype(float)
     np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(np.cov(seen.T, ddof=0).reshape(size, size), np.eye(size), atol=1e-3)
 
@@ -167,7 +167,7 @@ def test_directions_without_variance_are_not_blown_up() -> None:
     """An observation that says the same as another: their difference is stretched tenfold at most."""
     one = rng.standard_normal((500, 1))
     sample = np.hstack([2 * one, 2 * one + 1e-6 * rng.standard_normal((500, 1)), np.full((500, 1), 4.0)])
-    seen = normalised(sample, of(sample).normaliser()).astype(float)
+    seen = normalized(sample, of(sample).normalizer()).astype(float)
     assert np.abs(seen[:, 0] - seen[:, 1]).max() < 1e-4
     assert not seen[:, 2].any()
     assert seen[:, 0].std() == pytest.approx(np.sqrt(0.5), rel=1e-2)  # one unit of variance for the two of them
@@ -175,10 +175,10 @@ def test_directions_without_variance_are_not_blown_up() -> None:
 
 def test_the_clip_and_what_is_not_finite() -> None:
     sample = 50 * correlated(300, 9)
-    normaliser = np.vstack([rng.standard_normal(9), rng.standard_normal((9, 9))])
-    normaliser[1:] += normaliser[1:].T.copy()
-    expected = np.clip((sample - normaliser[0]) @ normaliser[1:], -5, 5)
-    seen = normalised(sample, normaliser, 5.0)
+    normalizer = np.vstack([rng.standard_normal(9), rng.standard_normal((9, 9))])
+    normalizer[1:] += normalizer[1:].T.copy()
+    expected = np.clip((sample - normalizer[0]) @ normalizer[1:], -5, 5)
+    seen = normalized(sample, normalizer, 5.0)
     np.testing.assert_allclose(seen, expected, rtol=1e-3, atol=1e-2)
     assert seen.max() == 5
     assert seen.min() == -5
@@ -186,16 +186,16 @@ def test_the_clip_and_what_is_not_finite() -> None:
         for j in range(9):
             obs = sample[0].copy()
             obs[j] = bad
-            assert not network.normalise(obs, normaliser, 5.0, np.zeros(9, dtype=np.float32))
+            assert not network.normalize(obs, normalizer, 5.0, np.zeros(9, dtype=np.float32))
 
 
 def test_mean_and_deviation_are_as_before() -> None:
     """To the bit, by the formulas that there were before there was whitening."""
     stats = obs_stats.merge(obs_stats.initial_stats(4), ObsStats(1000, of(SAMPLE).mean, np.diag(of(SAMPLE).m2).copy()))
-    normaliser = np.stack([stats.mean, 1.0 / np.sqrt(np.maximum(stats.m2 / stats.n, 1e-2))])
-    assert stats.normaliser().tobytes() == normaliser.tobytes()
-    expected = np.clip((SAMPLE - normaliser[0]) * normaliser[1], -1.5, 1.5).astype(np.float32)
-    assert normalised(SAMPLE, normaliser, 1.5).tobytes() == expected.tobytes()
+    normalizer = np.stack([stats.mean, 1.0 / np.sqrt(np.maximum(stats.m2 / stats.n, 1e-2))])
+    assert stats.normalizer().tobytes() == normalizer.tobytes()
+    expected = np.clip((SAMPLE - normalizer[0]) * normalizer[1], -1.5, 1.5).astype(np.float32)
+    assert normalized(SAMPLE, normalizer, 1.5).tobytes() == expected.tobytes()
 
 
 # -- runs ----------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ class Whitened(FakeRunner):
         return episode
 
 
-def test_the_normaliser_is_frozen_while_a_population_is_in_use(world: Any, noise: Any) -> None:
+def test_the_normalizer_is_frozen_while_a_population_is_in_use(world: Any, noise: Any) -> None:
     """And is then that of all observations so far, in every block of pairs."""
     run, runner = build(
         world, noise, whiten=True, eval_every=1, obs_stat_probability=0.3, iw_updates=2, min_env_steps=1000
@@ -224,11 +224,11 @@ def test_the_normaliser_is_frozen_while_a_population_is_in_use(world: Any, noise
         run.runner.tasks.clear()
         run.iterate()
         assert len(run.runner.tasks) > 2 * 30 + 2, "the test wants several blocks"
-        assert len({task.normaliser.tobytes() for task in run.runner.tasks}) == 1
-        used = run.runner.tasks[0].normaliser
+        assert len({task.normalizer.tobytes() for task in run.runner.tasks}) == 1
+        used = run.runner.tasks[0].normalizer
         if seen:
             everything = obs_stats.merge(obs_stats.initial_stats(5, whiten=True), of(np.concatenate(seen)))
-            np.testing.assert_allclose(used, everything.normaliser(), rtol=1e-8, atol=1e-9)
+            np.testing.assert_allclose(used, everything.normalizer(), rtol=1e-8, atol=1e-9)
         else:
             assert used.tobytes() == np.vstack([np.zeros(5), np.eye(5)]).tobytes()
         seen, run.runner.observations = seen + run.runner.observations, []
@@ -248,7 +248,7 @@ def test_native_episodes_are_those_of_gymnasium(env_id: str) -> None:
         found = []
         for runner in runners:
             random = generator(7, Stream.POPULATION_EPISODE, 0, sample)
-            found.append(runner.run(EpisodeTask(theta, stats.normaliser(), random, 0.1, True)))
+            found.append(runner.run(EpisodeTask(theta, stats.normalizer(), random, 0.1, True)))
         native, through = found
         assert native.obs_stats is not None
         assert through.obs_stats is not None
@@ -266,7 +266,7 @@ def test_a_checkpoint_keeps_the_covariance() -> None:
     example.state.obs = of(SAMPLE)
     found = checkpoint.decode(checkpoint.encode(example), "it")
     checkpoints.assert_equal(found, example)
-    assert found.state.obs.normaliser().tobytes() == example.state.obs.normaliser().tobytes()
+    assert found.state.obs.normalizer().tobytes() == example.state.obs.normalizer().tobytes()
 
 
 def test_runs_from_before_there_was_whitening_have_none() -> None:

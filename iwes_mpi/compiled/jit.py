@@ -27,7 +27,7 @@ def kernel(function: Callable[..., Any] | None = None, *, reassociate: bool = Fa
     function : callable
         Takes arrays and scalars; returns scalars or fills its output.
     reassociate : bool
-        Lets the compiler reorder sums, so that reductions vectorise. The order it picks is fixed in the
+        Lets the compiler reorder sums, so that reductions vectorize. The order it picks is fixed in the
         machine code: the same input still gives the same bits.
     contract : bool
         Lets the compiler round a·b + c once. Without it every operation is rounded as written.

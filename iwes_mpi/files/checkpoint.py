@@ -1,7 +1,7 @@
 """Checkpoints: written atomically, checked before HDF5 sees them.
 
 A checkpoint is an HDF5 file whose user block (the 512 bytes HDF5 leaves to applications at the start of a file)
-holds the format's name and a BLAKE2b checksum of all that follows. A file that was damaged anywhere is recognised
+holds the format's name and a BLAKE2b checksum of all that follows. A file that was damaged anywhere is recognized
 before its content is parsed. The previous checkpoint is kept until the new one is safely on disk.
 
 It also holds the rows of the log up to its iteration, so that a run goes on with its whole log even if the log file

@@ -22,7 +22,7 @@ def trail(run_dir: Path) -> dict[int, Path]:
 def superfluous(iterations: list[int], keep: int) -> list[int]:
     """Which of some iterations to drop so that `keep` are left, spread evenly over the run so far.
 
-    The first and the last stay. Of the others, time and again that one goes whose neighbours are closest together
+    The first and the last stay. Of the others, time and again that one goes whose neighbors are closest together
     (the earliest of several), so that no gap is much wider than another, however long the run will be.
 
     Parameters

@@ -164,10 +164,10 @@ class EvolutionStrategies:
         blocks: list[Population] = []
         steps, n_eval = 0, self._evaluations_due()
         with self.phases(Phase.ROLLOUTS):
-            normaliser = self.state.obs.normaliser()
+            normalizer = self.state.obs.normalizer()
         while not blocks or (steps < self.config.min_env_steps and blocks[-1].lengths.any()):
             first, n_eval = len(blocks) * self.config.n_pairs, 0 if blocks else n_eval
-            blocks.append(self._evaluate_block(fresh, first, n_eval, normaliser))
+            blocks.append(self._evaluate_block(fresh, first, n_eval, normalizer))
             steps += int(blocks[-1].lengths.sum())
         return Population(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
@@ -209,7 +209,7 @@ class EvolutionStrategies:
             state.episode_cap, state.history, state.drawn = cap, np.zeros((2, 0)), []
 
     def _evaluate_block(
-        self, fresh: Fresh | None, first_pair: int, n_eval: int, normaliser: NDArray[np.float64]
+        self, fresh: Fresh | None, first_pair: int, n_eval: int, normalizer: NDArray[np.float64]
     ) -> Population:
         """Evaluation episodes of theta, then one block of pairs, over all ranks as single-episode work items."""
         config, iteration, d = self.config, self.state.iteration, self.state.theta.size
@@ -223,7 +223,7 @@ class EvolutionStrategies:
             message = Message(
                 returns=slots(n_eval + 2 * n),
                 lengths=counts(n_eval + 2 * n),
-                observed=slots(observe.size, 1 + normaliser.size),
+                observed=slots(observe.size, 1 + normalizer.size),
                 episodes_run=counts(1),
             )
             returns, lengths, observed = message["returns"], message["lengths"], message["observed"]
@@ -240,7 +240,7 @@ class EvolutionStrategies:
                     row = row if row < observe.size and observe[row] == member else -1
                 cap = self.state.episode_cap if is_population else 0
                 task = EpisodeTask(
-                    self._theta32, normaliser, rng, config.action_noise, row >= 0, not is_population, cap
+                    self._theta32, normalizer, rng, config.action_noise, row >= 0, not is_population, cap
                 )
                 episode = self.runner.run(task)
                 returns[slot], lengths[slot] = episode.total_reward, episode.length

@@ -27,7 +27,7 @@ _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
 def dot(row, delta):
     """Σ_j row[j]·delta[j] of two float32 vectors: float32 within groups of four, float64 across them.
 
-    A group takes one product from each quarter of the vectors, which keeps the float32 arithmetic vectorised. Where
+    A group takes one product from each quarter of the vectors, which keeps the float32 arithmetic vectorized. Where
     theta moved along this very noise, s is in the thousands and cancels against r²/2: longer float32 sums, of
     thousands of terms with one sign, would leave errors of 1e-4 in log c.
     """

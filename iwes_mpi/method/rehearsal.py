@@ -39,9 +39,9 @@ def rehearse(config: Config, runner: EpisodeRunner) -> None:
     theta, theta32 = np.zeros(d), np.zeros(d, dtype=np.float32)
     table = _Table(d + kernels.BLOCK, config.weight_kernel == "precomputed")
     kernels.perturb(theta, config.sigma, table.values[:d], 1.0, theta32)
-    normaliser = initial_stats(obs_size, config.whiten).normaliser()
+    normalizer = initial_stats(obs_size, config.whiten).normalizer()
     for observe in (False, True):
-        runner.rehearse(EpisodeTask(theta32, normaliser, generator(0, Stream.INITIALIZATION), 0.01, observe))
+        runner.rehearse(EpisodeTask(theta32, normalizer, generator(0, Stream.INITIALIZATION), 0.01, observe))
     if config.importance_mixing is not None:
         _rehearse_mixing(config, runner, table)
     # At the center of a population its weights are known to be 1, farther out they are not.

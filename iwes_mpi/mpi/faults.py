@@ -10,7 +10,7 @@ import threading
 from iwes_mpi.mpi.world import World
 
 
-class Neighbour:
+class Neighbor:
     """Notices when the next rank of this node dies without a word, by SIGKILL or a crash, and ends the job.
 
     mpirun does that by itself; srun does not unless it is told to (--kill-on-bad-exit). A thread sleeps until the
@@ -46,7 +46,7 @@ class Neighbour:
         if process and self._wake in select.select([*process, self._wake], [], [])[0]:
             return
         # Not at once: a launcher that ends the job by itself does so within milliseconds, and then the ranks of every
-        # node would see a neighbour die, and name one that was not the first.
+        # node would see a neighbor die, and name one that was not the first.
         if select.select([self._wake], [], [], self.PATIENCE)[0]:
             return
         world = self._world

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import NoReturn
 
-from iwes_mpi.mpi.faults import Neighbour
+from iwes_mpi.mpi.faults import Neighbor
 from iwes_mpi.mpi.world import LauncherMismatch, World
 
 
@@ -25,7 +25,7 @@ def launch(main: Callable[[World], int]) -> NoReturn:
     An exception that leaves `main` on any rank, SystemExit and KeyboardInterrupt included, prints its traceback
     and ends the whole job with code 1: the other ranks would otherwise wait for this one for ever. Of a node's ranks
     only the first prints, should the same befall several. A rank that dies without a word is noticed by its
-    `Neighbour`.
+    `Neighbor`.
     """
     try:
         world = World()
@@ -40,7 +40,7 @@ def launch(main: Callable[[World], int]) -> NoReturn:
                 text = "".join(traceback.format_exception(kind, error, trace))
                 print(f"iwes_mpi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
             else:
-                time.sleep(Neighbour.PATIENCE)  # while the first prints
+                time.sleep(Neighbor.PATIENCE)  # while the first prints
         except Exception:
             pass  # a broken pipe, say: what matters is that the job ends
         finally:
@@ -48,12 +48,12 @@ def launch(main: Callable[[World], int]) -> NoReturn:
 
     sys.excepthook = report
     faulthandler.enable()  # a crash in compiled code shows where Python was
-    neighbour = Neighbour(world)
+    neighbor = Neighbor(world)
     try:
         code = main(world)
     except BaseException as error:
         report(type(error), error, error.__traceback__)
         raise
-    neighbour.leave()
+    neighbor.leave()
     world.last_words.free()
     sys.exit(code)

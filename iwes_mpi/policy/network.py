@@ -18,7 +18,7 @@ from iwes_mpi.compiled.jit import kernel
 OUTPUT_SCALE = 0.01  # norm of an output unit's initial weights; hidden units have 1 (Salimans et al. 2017)
 
 # tanh(x) ≈ x·P(x²)/Q(x²), fitted here by iteratively reweighted least squares on the relative error over [0, 9];
-# evaluated in float32 it is within 4e-7 of tanh, relative. Unlike the library's tanh it vectorises.
+# evaluated in float32 it is within 4e-7 of tanh, relative. Unlike the library's tanh it vectorizes.
 _P = tuple(map(np.float32, (1.0, 0.1338106244802475, 0.0034956298768520355, 2.0609715647879057e-05,
                             1.3355438532869357e-08)))  # fmt: skip
 _Q = tuple(map(np.float32, (1.0, 0.4671437740325928, 0.025877144187688828, 0.0003285700804553926,
@@ -50,7 +50,7 @@ def layout(obs_size: int, hidden_sizes: tuple[int, ...], action_size: int) -> La
 
 
 def empty_parameters(n: int) -> NDArray[np.float32]:
-    """An uninitialised parameter vector (n,) aligned so that no vector load straddles two cache lines.
+    """An uninitialized parameter vector (n,) aligned so that no vector load straddles two cache lines.
 
     Any float32 vector will do for `forward`; with this one, layers of 64 units were measured up to twice as fast.
     """
@@ -102,7 +102,7 @@ def _splat(builder: ir.IRBuilder, value: Any) -> Any:
 def _block(vectors: int, ways: int, partial: bool = False) -> Any:
     """An intrinsic that computes a block of columns of an affine layer with all its sums in registers.
 
-    LLVM's own vectoriser runs over the columns inside the loop over the inputs, and loads and stores y for every few
+    LLVM's own vectorizer runs over the columns inside the loop over the inputs, and loads and stores y for every few
     inputs; that was measured two to four times slower.
 
     Parameters
@@ -218,8 +218,8 @@ def _affine(theta, offset, inputs, outputs, scratch, source):
 
 
 @kernel
-def _whiten(obs, normaliser, clip, out):
-    """`normalise` with a whitening matrix, which is symmetric: out = clip(matrix·(obs − mean)).
+def _whiten(obs, normalizer, clip, out):
+    """`normalize` with a whitening matrix, which is symmetric: out = clip(matrix·(obs − mean)).
 
     Row by row of the matrix, so that every sum is in the order of the observations, whatever surrounds this code; in
     float32, which was measured more than twice as fast as registers of float64.
@@ -230,38 +230,38 @@ def _whiten(obs, normaliser, clip, out):
         finite &= np.isfinite(obs[i])
         out[i] = np.float32(0.0)
     for j in range(size):
-        deviation = obs[j] - normaliser[0, j]
+        deviation = obs[j] - normalizer[0, j]
         for i in range(size):
-            out[i] += np.float32(deviation * normaliser[1 + j, i])
+            out[i] += np.float32(deviation * normalizer[1 + j, i])
     for i in range(size):
         out[i] = np.float32(min(clip, max(-clip, out[i])))
     return finite
 
 
 @kernel
-def normalise(obs, normaliser, clip, out):
+def normalize(obs, normalizer, clip, out):
     """out = clip((obs − mean) / deviation) as float32, or whitened; returns whether every observation is finite.
 
     Parameters
     ----------
     obs : float64 (obs_size,)
-    normaliser : float64 (2, obs_size) or (1 + obs_size, obs_size)
+    normalizer : float64 (2, obs_size) or (1 + obs_size, obs_size)
         Mean and inverse standard deviation, or mean and whitening matrix.
     clip : float
     out : float32 (obs_size,)
     """
-    if normaliser.shape[0] > 2:
-        return _whiten(obs, normaliser, clip, out)
+    if normalizer.shape[0] > 2:
+        return _whiten(obs, normalizer, clip, out)
     finite = True
     for j in range(obs.shape[0]):
         finite &= np.isfinite(obs[j])
-        out[j] = np.float32(min(clip, max(-clip, (obs[j] - normaliser[0, j]) * normaliser[1, j])))
+        out[j] = np.float32(min(clip, max(-clip, (obs[j] - normalizer[0, j]) * normalizer[1, j])))
     return finite
 
 
 @kernel
 def forward(sizes, theta, scratch, out):
-    """The network's output for the normalised observation in ``scratch[0]``.
+    """The network's output for the normalized observation in ``scratch[0]``.
 
     Parameters
     ----------
@@ -285,12 +285,12 @@ def forward(sizes, theta, scratch, out):
 
 
 @kernel
-def act(sizes, theta, normaliser, clip, scratch, obs, out):
+def act(sizes, theta, normalizer, clip, scratch, obs, out):
     """The policy's action before noise and bounds; returns whether the observation was finite.
 
-    Arguments as in `normalise` and `forward`; ``out`` float32 (action_size,) is filled.
+    Arguments as in `normalize` and `forward`; ``out`` float32 (action_size,) is filled.
     """
-    finite = normalise(obs, normaliser, clip, scratch[0])
+    finite = normalize(obs, normalizer, clip, scratch[0])
     if finite:
         forward(sizes, theta, scratch, out)
     return finite

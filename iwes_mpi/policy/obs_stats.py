@@ -21,8 +21,8 @@ class ObsStats(NamedTuple):
     mean: NDArray[np.float64]  # (obs_size,)
     m2: NDArray[np.float64]  # (obs_size,) Σ (x − mean)², or (obs_size, obs_size) Σ (x − mean)·(x − mean)ᵀ
 
-    def normaliser(self) -> NDArray[np.float64]:
-        """What `network.normalise` needs, with the variance bounded from below.
+    def normalizer(self) -> NDArray[np.float64]:
+        """What `network.normalize` needs, with the variance bounded from below.
 
         Returns
         -------
@@ -55,7 +55,7 @@ def merge(a: ObsStats, b: ObsStats) -> ObsStats:
 def pack(stats: ObsStats) -> NDArray[np.float64]:
     """As one vector: count, mean, m2; shape (1 + 2·obs_size,) or (1 + obs_size + obs_size²,).
 
-    That is always one number more than the normaliser has.
+    That is always one number more than the normalizer has.
     """
     return np.concatenate([[stats.n], stats.mean, stats.m2.ravel()])
 

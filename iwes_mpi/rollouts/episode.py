@@ -14,7 +14,7 @@ class EpisodeTask(NamedTuple):
     """One episode to run."""
 
     theta: NDArray[np.float32]  # (d,) the policy's parameters
-    normaliser: NDArray[np.float64]  # of observations, from `ObsStats.normaliser`
+    normalizer: NDArray[np.float64]  # of observations, from `ObsStats.normalizer`
     rng: np.random.Generator  # draws the environment's seed first, then the action noise
     action_noise: float  # deviation; 0 for a deterministic policy
     observe: bool  # whether to take statistics of the observations

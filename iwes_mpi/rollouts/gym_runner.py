@@ -67,7 +67,7 @@ class GymRunner:
         """
         step = self.env.step
         sizes, scratch, output = self.network.sizes, self._scratch, self._output
-        stats = np.zeros(1 + task.normaliser.size) if task.observe else None
+        stats = np.zeros(1 + task.normalizer.size) if task.observe else None
         raw, _ = self.env.reset(seed=int(task.rng.integers(SEED_BOUND)))
         bitgen = generators.address(task.rng)
         unstable = self._instabilities()
@@ -79,7 +79,7 @@ class GymRunner:
                     f"step {length} gave an observation of shape {obs.shape}; "
                     f"the environment declares ({self._obs_size},)"
                 )
-            if not network.act(sizes, task.theta, task.normaliser, self._clip, scratch, obs, output):
+            if not network.act(sizes, task.theta, task.normalizer, self._clip, scratch, obs, output):
                 return Episode(float("nan"), length, None)
             if stats is not None:
                 obs_stats.observe(stats, obs)
@@ -108,8 +108,8 @@ class GymRunner:
     def rehearse(self, task: EpisodeTask) -> None:
         """See `EpisodeRunner`; the environment is not touched."""
         obs = np.zeros(self._obs_size)
-        network.act(self.network.sizes, task.theta, task.normaliser, self._clip, self._scratch, obs, self._output)
-        obs_stats.observe(np.zeros(1 + task.normaliser.size), obs)
+        network.act(self.network.sizes, task.theta, task.normalizer, self._clip, self._scratch, obs, self._output)
+        obs_stats.observe(np.zeros(1 + task.normalizer.size), obs)
         if self._discrete_start is None:
             _add_noise(generators.address(task.rng), task.action_noise, self._low, self._high, self._output)
 

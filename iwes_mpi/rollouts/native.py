@@ -103,7 +103,7 @@ class Simulation(NamedTuple):
 
 
 @kernel
-def run_episode(rules, sim, theta, normaliser, bitgen, action_noise, stats, trace):
+def run_episode(rules, sim, theta, normalizer, bitgen, action_noise, stats, trace):
     """A whole episode, from reset to its end.
 
     Parameters
@@ -112,11 +112,11 @@ def run_episode(rules, sim, theta, normaliser, bitgen, action_noise, stats, trac
         Of a class in `tasks`.
     sim : Simulation
     theta : float32 (d,)
-    normaliser : float64 (2, obs_size) or (1 + obs_size, obs_size)
+    normalizer : float64 (2, obs_size) or (1 + obs_size, obs_size)
     bitgen : int
         Address of the generator that draws the environment's seed, then the action noise.
     action_noise : float
-    stats : float64 (1 + normaliser.size,) or (0,)
+    stats : float64 (1 + normalizer.size,) or (0,)
         Packed statistics that the observations enter; empty for none.
     trace : float64 (steps + 1, obs_size + 1) or (0, 0)
         Filled with every observation and the reward before it, for tests; empty for none.
@@ -141,7 +141,7 @@ def run_episode(rules, sim, theta, normaliser, bitgen, action_noise, stats, trac
         if length < trace.shape[0]:
             trace[length, 0] = reward
             trace[length, 1:] = obs
-        if not network.act(sim.sizes, theta, normaliser, sim.obs_clip, sim.scratch, obs, action):
+        if not network.act(sim.sizes, theta, normalizer, sim.obs_clip, sim.scratch, obs, action):
             return np.nan, length, False
         if stats.shape[0] > 0:
             obs_stats.observe(stats, obs)
@@ -233,13 +233,13 @@ class NativeRunner:
         TypeError
             If the task's arrays are not of the types that `EpisodeTask` says, or not contiguous.
         """
-        if not (_is_array(task.theta, np.float32) and _is_array(task.normaliser, np.float64)):
-            raise TypeError("theta must be a contiguous float32 array, the normaliser a float64 one")
+        if not (_is_array(task.theta, np.float32) and _is_array(task.normalizer, np.float64)):
+            raise TypeError("theta must be a contiguous float32 array, the normalizer a float64 one")
         if self._run is None:
             self._run = self._compile()
-        stats = np.zeros(1 + task.normaliser.size) if task.observe else _NO_STATS
+        stats = np.zeros(1 + task.normalizer.size) if task.observe else _NO_STATS
         total, length, valid = self._run(
-            self._rules, self._cut(task.cap), task.theta, task.normaliser, generators.address(task.rng),
+            self._rules, self._cut(task.cap), task.theta, task.normalizer, generators.address(task.rng),
             float(task.action_noise), stats, trace,
         )  # fmt: skip
         return Episode(total, length, stats if valid and task.observe else None)

@@ -5,7 +5,7 @@
 * a NamedTuple whose fields are what the rules read: arrays that are views of MuJoCo's own memory (``data.qpos``
   changes as the simulation moves) and the settings of the environment;
 * ``read(env)``, a classmethod in ordinary Python, makes it from the live (unwrapped) environment, so that keyword
-  arguments are honoured. It may raise TypeError, ValueError or AttributeError for settings it does not understand;
+  arguments are honored. It may raise TypeError, ValueError or AttributeError for settings it does not understand;
   the environment then runs through Gymnasium;
 * four methods in the Python that Numba compiles. ``reset(rng)`` draws the start state into ``qpos`` and ``qvel`` in
   the order of the environment's ``reset_model``; ``observe(obs)`` fills the observation; ``before()`` returns what
@@ -51,7 +51,7 @@ def task(env_id: str, entry_point: str) -> Callable[[type[Any]], type[Any]]:
 
 
 class State(NamedTuple):
-    """The simulation's generalised coordinates, and where episodes start."""
+    """The simulation's generalized coordinates, and where episodes start."""
 
     qpos: Vector  # (nq,) view of mjData
     qvel: Vector  # (nv,) view of mjData
@@ -516,13 +516,13 @@ def observe_humanlike(seen, obs):
 
 @task("Humanoid-v5", "gymnasium.envs.mujoco.humanoid_v5:HumanoidEnv")
 class Humanoid(NamedTuple):
-    """Walk forwards: the centre of mass's velocity and health count, control and contact cost; ends after a fall."""
+    """Walk forwards: the center of mass's velocity and health count, control and contact cost; ends after a fall."""
 
     seen: Humanlike
     contact_forces: bool  # whether anything depends on them
     body_mass: Vector  # (nbody,)
     total_mass: float
-    xipos: NDArray[np.float64]  # (nbody, 3) the bodies' centres of mass
+    xipos: NDArray[np.float64]  # (nbody, 3) the bodies' centers of mass
     ctrl: Vector  # (nu,)
     cfrc_ext: Vector  # (6·nbody,)
     forward_weight: float

@@ -112,7 +112,7 @@ class Config:
     obs_clip: float = _setting(
         "policy",
         5.0,
-        "normalised observations are clipped to ± this",
+        "normalized observations are clipped to ± this",
         values.positive_or_inf,
         "standard deviations",
     )

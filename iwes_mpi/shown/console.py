@@ -101,7 +101,7 @@ class LastEvaluation:
 class Lines:
     """One line per iteration, for log files."""
 
-    def __init__(self, state: State):
+    def __init__(self, state: "State"):
         self._rate = Rate(state.env_steps)
         self._evaluation = LastEvaluation()
 
@@ -127,7 +127,7 @@ class Lines:
 class Bar:
     """A live progress bar with the figures that tell how learning goes."""
 
-    def __init__(self, config: Config, state: State, width: int):
+    def __init__(self, config: Config, state: "State", width: int):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
@@ -214,7 +214,7 @@ class Both:
             display.close()
 
 
-def open_display(config: Config, state: State) -> Display:
+def open_display(config: Config, state: "State") -> Display:
     """The displays that ``--display`` and ``--tensorboard`` ask for."""
     shown = _open_shown(config, state)
     if not config.tensorboard:
@@ -224,7 +224,7 @@ def open_display(config: Config, state: State) -> Display:
     return Both(shown, Scalars(Path(config.run_dir or "."), state.iteration))
 
 
-def _open_shown(config: Config, state: State) -> Display:
+def _open_shown(config: Config, state: "State") -> Display:
     kind: Literal["auto", "bar", "lines", "none"] = config.display
     if kind == "none":
         return Nothing()

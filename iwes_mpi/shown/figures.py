@@ -1,7 +1,7 @@
 """Figures of runs: what ``python -m iwes_mpi.plot`` draws, and notebooks too.
 
 Runs that differ in nothing but their seed and in what does not change results are runs of one *setting*: they are
-drawn as one curve, their mean with a band. Settings are told apart by markers and line styles, not by colour alone.
+drawn as one curve, their mean with a band. Settings are told apart by markers and line styles, not by color alone.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ def group_runs(runs: Iterable[Run], timing: bool = False) -> list[Setting]:
     Returns
     -------
     list of Setting
-        Labelled by what differs; a single setting is labelled by its environment.
+        Labeled by what differs; a single setting is labeled by its environment.
     """
     names = [f.name for f in fields(Config) if f.metadata["changes_results"] and f.name not in _NOT_A_SETTING]
     values: list[dict[str, Any]] = []
@@ -167,7 +167,7 @@ def average(curves: Sequence[tuple[NDArray[Any], NDArray[Any]]], band: Band = "m
 
 
 def style(index: int, n: int) -> dict[str, Any]:
-    """Line properties of curve `index` of `n`: told apart without colour too."""
+    """Line properties of curve `index` of `n`: told apart without color too."""
     import matplotlib
 
     shade = matplotlib.colormaps["viridis"](0.85 * index / max(n - 1, 1))

@@ -17,7 +17,7 @@ def si(value: float) -> str:
 def dots(x: NDArray[np.float64], y: NDArray[np.float64], columns: int, rows: int) -> NDArray[np.bool_]:
     """A curve as dots, bool (rows, columns), the top row first; all of x and y are in view.
 
-    Columns with several points show their whole range; neighbouring points are joined by straight lines.
+    Columns with several points show their whole range; neighboring points are joined by straight lines.
     """
     canvas = np.zeros((rows, columns), dtype=bool)
     if not x.size:
@@ -50,7 +50,7 @@ def _thin(x: NDArray[np.float64], y: NDArray[np.float64], bins: int) -> tuple[ND
 def text_plot(
     x: NDArray[np.float64], y: NDArray[np.float64], width: int, height: int, ascii_only: bool = False
 ) -> list[str]:
-    """A curve with labelled axes in `height` lines of at most `width` characters.
+    """A curve with labeled axes in `height` lines of at most `width` characters.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 State = Literal["waiting", "unreadable", "running", "silent", "stopped", "finished"]
-COLOURS: dict[State, str] = {
+COLORS: dict[State, str] = {
     "waiting": "yellow",
     "unreadable": "yellow",
     "running": "green",
@@ -191,7 +191,7 @@ def frame(view: View, run_dir: Path, x: X, n_rows: int, width: int, height: int,
     from rich.console import Group
     from rich.text import Text
 
-    state = Text(f"{run_dir}: {view.text}", style=COLOURS[view.state])
+    state = Text(f"{run_dir}: {view.text}", style=COLORS[view.state])
     if view.run is None:
         return Group(state)
     run, config, rows = view.run, view.run.config, view.run.iterations

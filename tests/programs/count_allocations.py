@@ -21,12 +21,12 @@ found = []
 for case in json.load(sys.stdin):
     runner = open_runner(Config(hidden_sizes=(20, 7), rollouts="native", **case))
     theta = np.zeros(runner.network.n_parameters, dtype=np.float32)
-    normaliser = np.ones((2, int(runner.network.sizes[0])))
+    normalizer = np.ones((2, int(runner.network.sizes[0])))
     row = []
-    runner.rehearse(EpisodeTask(theta, normaliser, generator(7, Stream.POPULATION_EPISODE), 0.3, True))
+    runner.rehearse(EpisodeTask(theta, normalizer, generator(7, Stream.POPULATION_EPISODE), 0.3, True))
     for cap in (10, 100):
         rng = generator(7, Stream.POPULATION_EPISODE)
-        task = EpisodeTask(theta, normaliser, rng, 0.3, True, cap=cap)
+        task = EpisodeTask(theta, normalizer, rng, 0.3, True, cap=cap)
         before = rtsys.get_allocation_stats()
         length = runner.run(task).length
         after = rtsys.get_allocation_stats()

@@ -42,7 +42,7 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge shellcheck
 }
 
-# Three neighbouring ports (slurmctld, node1, node2) that nobody listens on.
+# Three neighboring ports (slurmctld, node1, node2) that nobody listens on.
 free_ports() {
     python3 - <<'PY'
 import socket
