@@ -32,6 +32,7 @@ def report(iteration=4, **changes):
         observed=np.zeros((0, 3)),
         eval_returns=np.array([2.0, -np.inf, 8.0]),
         eval_lengths=np.array([1, 2, 3]),
+        ran=np.ones((2, 2), dtype=bool),
     )
     updates = [
         Update(iteration, 0, 0.0, Estimate(np.ones(2), 1.0, 1.0, 1.0, 0.25), 0.5, 0.125, True),
