@@ -365,7 +365,20 @@ def seeds_to_see(extra, iteration):
 @pytest.mark.parametrize("name", EPISODES)
 def test_every_episode_is_seeded_by_its_address(name, tmp_path):
     """A run on two ranks whose episodes return the seed of their environment, as far as a float64 holds it."""
-    flags = ["--env-id", "telling:Seed-v0", "--hidden-sizes", "2", "--n-eval", "1", "--noise-table-size", "1000"]
+    flags = [
+        "--env-id",
+        "telling:Seed-v0",
+        "--hidden-sizes",
+        "2",
+        "--n-eval",
+        "1",
+        "--eval-every",
+        "1",
+        "--iw-updates",
+        "0",
+        "--noise-table-size",
+        "1000",
+    ]
     flags += ["--seed", "6", "--iterations", "2", "--log-population", "--display", "none", *EPISODES[name]]
     here = os.pathsep.join([str(launch.TESTS), str(golden_runs.PACKAGE)])
     outcome = launch.train(2, *flags, "--run-dir", str(tmp_path / "run"), PYTHONPATH=here)

@@ -165,18 +165,19 @@ def test_shapings_fulfil_their_protocol(name):
         assert utilities.dtype == np.float64
         assert utilities.shape == returns.shape
         assert np.isfinite(utilities).all()
-        order = np.argsort(returns, axis=None, kind="stable")
-        assert (np.diff(utilities.ravel()[order]) >= 0).all()
+        if name != "top-directions":  # whose utilities are 0 for the pairs that are left out
+            order = np.argsort(returns, axis=None, kind="stable")
+            assert (np.diff(utilities.ravel()[order]) >= 0).all()
 
 
 @pytest.mark.parametrize("name", SCHEDULES.names)
 def test_schedules_fulfil_their_protocol(name):
-    value = SCHEDULES.module(name).value
-    assert list(inspect.signature(value).parameters) == ["first", "last", "t"]
-    for first, last in ((0.1, 0.02), (0.02, 0.1), (0.3, 0.3)):
-        assert value(first, last, 0.0) == first
+    factor = SCHEDULES.module(name).factor
+    assert list(inspect.signature(factor).parameters) == ["end", "t"]
+    for end in (0.2, 5.0, 1.0):
+        assert factor(end, 0.0) == 1
         for t in (0.0, 0.2, 0.5, 1.0):
-            assert type(value(first, last, t)) is float
+            assert type(factor(end, t)) is float
 
 
 @pytest.mark.parametrize("name", WEIGHT_KERNELS.names)
@@ -259,7 +260,7 @@ def test_an_optimizer_that_is_added_is_found(add_file):
     assert "look-ahead: a look ahead along the velocity (Nesterov 1983)" in " ".join(
         build_parser().format_help().split()
     )
-    with pytest.raises(WrongInput, match="must be one of adam, look-ahead, sgd, got 'ahead'"):
+    with pytest.raises(WrongInput, match="must be one of adam, clipup, look-ahead, sgd, got 'ahead'"):
         Config(optimizer="ahead")
 
 
