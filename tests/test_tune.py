@@ -247,7 +247,7 @@ def test_the_searches_of_the_study_are_valid_and_equal(tune: ModuleType, name: s
         assert getattr(found, part) == getattr(other, part)
     assert found.fixed | {"iw_updates": 0} == other.fixed
     assert {k: v for k, v in found.space.items() if k != "min_ess"} == other.space
-    assert (found.trials, found.seeds) == (40, 3)
+    assert (found.trials, found.seeds) == (16, 2)
 
 
 @pytest.mark.parametrize(
