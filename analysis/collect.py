@@ -6,8 +6,8 @@ The log of runs/TABLE/RUN becomes analysis/data/TABLE/RUN/log.h5, with config.to
 complete rows, packed. While a run goes on its log has room to grow, about 200 kB whatever it holds; here it has none.
 `iwes_mpi.open_run` reads one as it reads the other. Collecting the same log again writes the same bytes.
 
-With --slim only that is kept which tells how evaluations grow with steps and time, in every iteration, with times to
-1/64 s: some 10 to 40 kB a run. What is left out reads as blank, and there are no rows of updates.
+With --slim only that is kept which tells how evaluations' means grow with steps and time, in every iteration, with
+times to 1/64 s: some 15 to 40 kB a run. What is left out reads as blank, and there are no rows of updates.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from iwes_mpi.files.run import Run
 
 DATA = Path(__file__).resolve().parent / "data"
 SLIM = (
-    "iteration", "env_steps", "eval_env_steps", "episode_cap", "wall_time", "eval_return_median", "eval_return_mean",
-    "eval_return_std", "eval_episodes", "updates", "ranks",
+    "iteration", "env_steps", "eval_env_steps", "episode_cap", "wall_time", "eval_return_mean", "eval_episodes",
+    "updates", "ranks",
 )  # fmt: skip
 
 

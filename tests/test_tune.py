@@ -1,6 +1,7 @@
 """jobs/tune.py: the same settings from the same file, whatever is killed, for the budget that the file states."""
 
 import csv
+import dataclasses
 import importlib.util
 import io
 import json
@@ -20,6 +21,7 @@ import pandas as pd
 import pytest
 
 import iwes_mpi
+from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
 pytest.importorskip("optuna")
@@ -241,13 +243,14 @@ def test_what_a_run_is_worth(tune: ModuleType) -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "jobs/tune").glob("*.toml")))
 def test_the_searches_of_the_study_are_valid_and_equal(tune: ModuleType, name: str) -> None:
     found = tune.read_search(ROOT / f"jobs/tune/{name}.toml")
-    assert found.fixed["iw_updates"] == (0 if name.endswith("-es") else 8)
+    assert (found.fixed["iw_updates"] > 0) == name.endswith("-iwes")
     other = tune.read_search(ROOT / "jobs/tune" / f"{name.rpartition('-')[0]}-es.toml")
     for part in ("trials", "seeds", "steps", "at_once", "startup", "seed", "criterion", "preset"):
         assert getattr(found, part) == getattr(other, part)
-    assert found.fixed | {"iw_updates": 0} == other.fixed
-    assert {k: v for k, v in found.space.items() if k != "min_ess"} == other.space
-    assert (found.trials, found.seeds) == (16, 2)
+    reuse = {field.name for field in dataclasses.fields(Config) if field.metadata["group"] == "importance weighting"}
+    for part in ("fixed", "space"):
+        common = [{k: v for k, v in getattr(one, part).items() if k not in reuse} for one in (found, other)]
+        assert common[0] == common[1], "what is not about reuse is the same for both"
 
 
 @pytest.mark.parametrize(
