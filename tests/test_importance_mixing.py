@@ -270,12 +270,16 @@ def test_only_new_samples_cost_episodes(world, noise):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"importance_mixing": 1.0, "learning_rate": 0.002}, {"importance_mixing": 0.01, "learning_rate": 5.0}],
-    ids=["alpha is 1", "theta moves far"],
+    [
+        {"importance_mixing": 1.0, "learning_rate": 0.002},
+        {"importance_mixing": 0.01, "learning_rate": 5.0},
+        {"importance_mixing": 0.01, "learning_rate": 1e37, "l2": 0.0},
+    ],
+    ids=["alpha is 1", "theta moves far", "beyond all numbers"],
 )
 def test_where_nothing_is_kept_it_is_es(world, noise, settings):
     """The same bits as without mixing, importance-weighted updates included."""
-    settings |= {"iw_updates": 2, "min_ess": 0.0, "clip": math.inf, "obs_stat_probability": 0.3}
+    settings = settings | {"iw_updates": 2, "min_ess": 0.0, "clip": math.inf, "obs_stat_probability": 0.3}
     mixed, mixed_runner = build(world, noise, rugged, **settings)
     plain, plain_runner = build(world, noise, rugged, **settings | {"importance_mixing": None})
     for _ in range(4):
@@ -376,6 +380,7 @@ def test_resuming_in_the_middle_changes_no_bit(uninterrupted: Path, tmp_path: Pa
 # -- settings ------------------------------------------------------------------------------------------------
 
 TOGETHER = [("--reuse-batches", "2"), ("--min-env-steps", "100"), ("--cross-fit",), ("--weigh-pairs",)]
+TOGETHER += [("--shaping", "top-directions")]
 
 
 @pytest.mark.parametrize("other", TOGETHER, ids=lambda other: other[0])

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from iwes_mpi.method.kernels import sum_squares
 
+LOST = 1e14  # nats; from farther away the log weights of samples would be lost in rounding
+
 
 class Batch(NamedTuple):
     """Mirrored pairs x_{i±} = center ± sigma·epsilon_i and what they are worth; the same on every rank."""

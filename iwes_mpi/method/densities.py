@@ -48,9 +48,8 @@ class Densities:
 
     def __init__(self, group: Group, noise: Noise):
         self._group, self._noise = group, noise
-        # By the starts of two batches, which are the same arrays as long as the batches are in use: log ratios of the
-        # first one's pairs under the second one's distribution
-        self._kept: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
+        # Log ratios of the first one's pairs under the second one's distribution
+        self._kept: list[tuple[Samples, Samples, NDArray[np.float64]]] = []
 
     def ratios(self, own: Samples, center: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
         """Log densities (n, 2) under N(center, sigma²I), less those under the distribution they were drawn from."""
@@ -67,13 +66,18 @@ class Densities:
     def between(self, own: Samples, other: Samples) -> NDArray[np.float64]:
         """`ratios` under the distribution that other samples were drawn from; computed once and kept."""
         for a, b, ratios in self._kept:
-            if a is own.starts and b is other.starts:
+            if _same(a, own) and _same(b, other):
                 return ratios
         ratios = self.ratios(own, other.center, other.sigma)
-        self._kept.append((own.starts, other.starts, ratios))
+        self._kept.append((own, other, ratios))
         return ratios
 
     def keep_only(self, batches: Iterable[Samples]) -> None:
         """Forget what `between` keeps of other samples than these."""
-        present = [batch.starts for batch in batches]
-        self._kept = [kept for kept in self._kept if all(any(one is each for each in present) for one in kept[:2])]
+        present = list(batches)
+        self._kept = [kept for kept in self._kept if all(any(_same(one, p) for p in present) for one in kept[:2])]
+
+
+def _same(a: Samples, b: Samples) -> bool:
+    """Whether these are the same samples: their arrays are the same as long as they are in use."""
+    return a.starts is b.starts and a.center is b.center and a.sigma == b.sigma

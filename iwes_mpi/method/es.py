@@ -117,7 +117,7 @@ class EvolutionStrategies:
         score = _mean(population.eval_returns)
         if math.isfinite(score):
             state.recent_evaluations = [*state.recent_evaluations, score][-GOAL_WINDOW:]
-        self._adapt_episodes(population, returns)
+        self._adapt_episodes(population)
         state.iteration += 1
         return report
 
@@ -188,13 +188,13 @@ class EvolutionStrategies:
         evaluations = state.eval_env_steps + config.n_eval * length
         return config.n_eval if evaluations <= _EVALUATION_SHARE * (state.env_steps + evaluations) else 0
 
-    def _adapt_episodes(self, population: Population, returns: NDArray[np.float64]) -> None:
+    def _adapt_episodes(self, population: Population) -> None:
         """Decide after how many steps the next population's episodes are cut."""
         config, state = self.config, self.state
         if not state.episode_cap or not population.ran.any():
             return
         if population.eval_returns.size:
-            cut = _mean(returns) / float(population.lengths[population.ran].mean())
+            cut = _mean(population.returns) / float(population.lengths[population.ran].mean())
             whole = _mean(population.eval_returns) / float(population.eval_lengths.mean())
             seen = [[cut], [whole]]  # returns per step
             state.history = np.concatenate([state.history, seen], axis=1)[:, -_HISTORY:]

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwes_mpi.method import kernels
+from iwes_mpi.method.batch import LOST
 from iwes_mpi.method.densities import Around, Densities
 from iwes_mpi.method.noise import NoiseTable
 from iwes_mpi.method.phases import Phase, Phases
@@ -69,15 +70,15 @@ class Mixing:
             What is missing for 2·n_pairs samples.
         """
         with self._phases(Phase.WEIGHTS):
-            kept = self._keep(state, sigma)
+            last = state.drawn[-1] if state.drawn else None  # its distribution is p_t
+            if last is not None and not kernels.sum_squares((state.theta - last.center) / last.sigma) < 2 * LOST:
+                last = None
+            kept = [] if last is None else self._keep(state, sigma, last)
             missing = 2 * self._n_pairs - sum(one.returns_in_use.size for one in kept)
-            return kept, self._draw(state, sigma, missing)
+            return kept, self._draw(state, sigma, last, missing)
 
-    def _keep(self, state: State, sigma: float) -> list[Drawn]:
+    def _keep(self, state: State, sigma: float, last: Drawn) -> list[Drawn]:
         """Step 1."""
-        if not state.drawn:
-            return []
-        last = state.drawn[-1]  # p_t
         bounds = np.cumsum([0, *(one.starts.size for one in state.drawn)])
         uniform = generator(self._seed, Stream.MIXING_KEPT, state.iteration).random((int(bounds[-1]), 2))
         message = Message(kept=counts(int(bounds[-1]), 2))
@@ -96,13 +97,13 @@ class Mixing:
         )
         return [one for one in kept if one.starts.size]
 
-    def _draw(self, state: State, sigma: float, missing: int) -> Fresh:
+    def _draw(self, state: State, sigma: float, last: Drawn | None, missing: int) -> Fresh:
         """Step 2: `missing` samples, from as many blocks of pairs as it takes."""
         first, d = 0, state.theta.size
         found = [Fresh.whole(np.zeros(0, dtype=np.int64))]
         while missing > 0:
             starts = self._noise.starts(self._seed, state.iteration, first, self._n_pairs, d)
-            used = self._accept(state, sigma, starts, first) if state.drawn else Fresh.whole(starts).used
+            used = Fresh.whole(starts).used if last is None else self._accept(state, sigma, last, starts, first)
             used &= np.cumsum(used).reshape(used.shape) <= missing
             rows = used.any(axis=1)
             found.append(Fresh(starts[rows], used[rows]))
@@ -110,9 +111,11 @@ class Mixing:
             first += self._n_pairs
         return Fresh(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
-    def _accept(self, state: State, sigma: float, starts: NDArray[np.int64], first_pair: int) -> NDArray[np.bool_]:
+    def _accept(
+        self, state: State, sigma: float, last: Drawn, starts: NDArray[np.int64], first_pair: int
+    ) -> NDArray[np.bool_]:
         """Which members (n, 2) of a block of pairs around theta the set could take."""
-        last, mine = state.drawn[-1], self._group.slice(starts.size)
+        mine = self._group.slice(starts.size)
         uniform = generator(self._seed, Stream.MIXING_FRESH, state.iteration, first_pair).random((starts.size, 2))
         message = Message(accepted=counts(starts.size, 2))
         log_ratios = self._densities.ratios(Around(state.theta, sigma, starts), last.center, last.sigma)

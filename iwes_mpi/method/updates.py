@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwes_mpi.method import kernels
-from iwes_mpi.method.batch import Batch
+from iwes_mpi.method.batch import LOST, Batch
 from iwes_mpi.method.estimator import Estimate, Estimator
 from iwes_mpi.method.noise import NoiseTable
 from iwes_mpi.method.optimizers import optimizer_named
@@ -19,8 +19,6 @@ from iwes_mpi.method.report import Stop, Update
 from iwes_mpi.method.state import State
 from iwes_mpi.mpi.group import Group
 from iwes_mpi.settings.config import Config
-
-_LOST = 1e14  # nats
 
 
 class Updater:
@@ -64,7 +62,7 @@ class Updater:
         for k in range(1 + config.iw_updates):
             update = Update(state.iteration, k, kl=newest.kl(state.theta))
             updates.append(update)
-            if update.kl > _LOST:  # so far away that log weights would be lost in rounding
+            if update.kl > LOST:
                 update.stop = Stop.OVERLAP
                 break
             update.estimate = self._estimate(updates, batches, state.theta)  # eqs. 3 and 4

@@ -375,11 +375,17 @@ def check_together(config: Config) -> None:
     """Raise WrongInput if two settings, each right by itself, cannot be combined."""
     if config.importance_mixing is None:
         return
-    for name, alone in (("reuse_batches", 1), ("min_env_steps", 0), ("cross_fit", False), ("weigh_pairs", False)):
+    wrong = {  # each counts on whole pairs, or on populations of their own size
+        "reuse_batches": config.reuse_batches > 1,
+        "min_env_steps": config.min_env_steps > 0,
+        "cross_fit": config.cross_fit,
+        "weigh_pairs": config.weigh_pairs,
+        "shaping": config.shaping == "top-directions",
+    }
+    for name in (name for name, is_wrong in wrong.items() if is_wrong):
         value = getattr(config, name)
-        if value != alone:
-            shown = "" if value is True else f" {values.text(value)}"
-            raise WrongInput("importance_mixing", f"cannot be combined with `{name}`{shown}")
+        shown = "" if value is True else f" {values.text(value)}"
+        raise WrongInput("importance_mixing", f"cannot be combined with `{name}`{shown}")
 
 
 def refuse_unknown(settings: Mapping[str, Any], source: str) -> None:
