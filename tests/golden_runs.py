@@ -17,7 +17,7 @@ import iwes_mpi
 PACKAGE = Path(iwes_mpi.__file__).parent.parent  # a working tree's tests start that tree's package
 # ------------------------------------------------------------------------------------------------------------
 
-COLD = 540  # s that one launch may take, when nothing is compiled yet
+COLD = 900  # s that one launch may take, when nothing is compiled yet and the cores are shared
 
 # A moment's work, with importance weights that count: the effective sample size is around a half.
 _SMALL = (
