@@ -17,7 +17,7 @@ import iwes_mpi
 PACKAGE = Path(iwes_mpi.__file__).parent.parent  # a working tree's tests start that tree's package
 # ------------------------------------------------------------------------------------------------------------
 
-COLD = 540  # s that one launch may take, when nothing is compiled yet
+COLD = 900  # s that one launch may take, when nothing is compiled yet and the cores are shared
 
 # What a setting was by default when the records were begun.
 _FORMER = (
