@@ -136,11 +136,11 @@ def test_numbers_are_of_their_type():
 
 def test_precedence(tmp_path):
     """Defaults < preset < file < flags, setting by setting, in whatever order they are given."""
-    preset = load_preset("quickstart")
+    preset = load_preset("paper-ant")
     assert {"n_pairs", "sigma", "learning_rate"} <= set(preset)
     file = tmp_path / "mine.toml"
     file.write_text("sigma = 0.5\nlearning-rate = 0.25\nl2 = 0.125\n")
-    config = parse(["--learning-rate", "0.75", "--config", str(file), "--preset", "quickstart"]).config()
+    config = parse(["--learning-rate", "0.75", "--config", str(file), "--preset", "paper-ant"]).config()
     assert config.learning_rate == 0.75  # flag, over file, preset and default
     assert config.sigma == 0.5  # file, over preset and default
     assert config.l2 == 0.125  # file, over default
