@@ -21,7 +21,7 @@ from iwes_mpi.files.columns import TABLES
 
 CHECKPOINTS = golden_record.FOLDER.parent / "checkpoint-v1"
 DATA = PACKAGE / "analysis" / "data"
-# Those of the study of sample efficiency keep what tells how evaluations grow with steps, and no more (collect.py --slim).
+# Those of the study of sample efficiency keep what tells how evaluations grow with steps (collect.py --slim).
 LOGS = sorted(log for log in DATA.glob("*/*/log.h5") if log.parent.parent.name != "sample_efficiency")
 
 
