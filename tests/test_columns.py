@@ -247,11 +247,12 @@ def test_committed_logs_open_after_a_column_is_added(wider):
         assert len(iterations) > 0
         assert iterations["iteration"].tolist() == list(range(len(iterations)))
         with h5py.File(path) as file:
-            for name in ("return_mean", "theta_digest", "sigma", "updates"):
+            slim = "theta_digest" not in file["iterations"]
+            for name in ("env_steps", "updates") if slim else ("return_mean", "theta_digest", "sigma", "updates"):
                 assert (iterations[name] == file["iterations"][name][: len(iterations)]).all()
         assert (iterations["samples"] == -1).all()
         assert np.isnan(updates["nats"]).all()
-        assert updates["accepted"].sum() == iterations["updates"].sum()
+        assert slim or updates["accepted"].sum() == iterations["updates"].sum()
 
 
 def test_without_an_iteration_column_there_is_no_row(tmp_path):

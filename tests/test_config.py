@@ -184,6 +184,14 @@ def test_the_preset_of_the_reference_es():
     assert (c.env_id, c.hidden_sizes, c.weight_kernel) == ("Ant-v5", (64, 64), "cancelled")
 
 
+def test_the_defaults_are_for_a_small_task():
+    c = Config()
+    assert (c.hidden_sizes, c.obs_stat_probability, c.n_pairs, c.min_env_steps, c.sigma) == ((), 1.0, 10, 0, 0.1)
+    assert (c.learning_rate, c.step_in_sigma, c.l2, c.shaping, c.optimizer) == (None, 1.0, 0.0, "centered-rank", "adam")
+    assert (c.iw_updates, c.min_ess, c.clip, c.center, c.max_kl) == (8, 0.5, 1.0, False, math.inf)
+    assert (c.n_eval, c.eval_every, c.sigma_schedule, c.episode_schedule) == (5, 0, "constant", "constant")
+
+
 @pytest.mark.parametrize(("preset", "units"), [("paper-ant", 64), ("paper-ant-256", 256), ("paper-ant-512", 512)])
 def test_presets_of_the_paper(preset, units):
     c = parse(["--preset", preset]).config()
