@@ -20,7 +20,7 @@ SIZE = 5 * FILL_BLOCK + 123  # not a whole number of blocks
 
 def probe(ranks, seed, size, **environment):
     """What each rank sees of a table made under mpirun."""
-    outcome = launch.run(ranks, str(launch.TESTS / "noise_probe.py"), str(seed), str(size), timeout=60, **environment)
+    outcome = launch.program(ranks, "noise_probe.py", str(seed), str(size), timeout=60, **environment)
     assert outcome.code == 0, outcome.err
     lines = [json.loads(line) for line in outcome.out.splitlines() if line.startswith("{")]
     assert [line["rank"] for line in lines] == list(range(ranks))
