@@ -136,14 +136,14 @@ def test_numbers_are_of_their_type():
 
 def test_precedence(tmp_path):
     """Defaults < preset < file < flags, setting by setting, in whatever order they are given."""
-    preset = load_preset("quickstart")
-    assert {"n_pairs", "sigma", "learning_rate"} <= set(preset)
+    preset = load_preset("reference-es")
+    assert {"n_pairs", "sigma", "learning_rate", "l2"} <= set(preset)
     file = tmp_path / "mine.toml"
     file.write_text("sigma = 0.5\nlearning-rate = 0.25\nl2 = 0.125\n")
-    config = parse(["--learning-rate", "0.75", "--config", str(file), "--preset", "quickstart"]).config()
+    config = parse(["--learning-rate", "0.75", "--config", str(file), "--preset", "reference-es"]).config()
     assert config.learning_rate == 0.75  # flag, over file, preset and default
     assert config.sigma == 0.5  # file, over preset and default
-    assert config.l2 == 0.125  # file, over default
+    assert config.l2 == 0.125  # file, over preset and default
     assert config.n_pairs == preset["n_pairs"] != Config().n_pairs  # preset, over default
     assert config.momentum == Config().momentum
 
