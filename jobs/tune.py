@@ -551,9 +551,8 @@ class Study:
 
         search, begin = self._search, time.monotonic()
         frozen = self.trials[trial.number]
-        losses: list[float] = list(frozen.user_attrs.get("losses", []))
-        steps = int(frozen.user_attrs.get("steps", 0))
-        seconds = float(frozen.user_attrs.get("seconds", 0.0))
+        losses: list[float] = list(made(frozen).get("losses", []))
+        steps, seconds = int(made(frozen).get("steps", 0)), float(made(frozen).get("seconds", 0.0))
         reported = set(frozen.intermediate_values)
         others = [
             known.intermediate_values
@@ -570,23 +569,20 @@ class Study:
             if compared and loss > statistics.median(other[number] for other in others):
                 raise Pruned
 
-        state, value = optuna.trial.TrialState.COMPLETE, None
-        while len(losses) < search.seeds:
+        complete, early = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
+        state = early if made(frozen).get("early") else complete
+        while state == complete and len(losses) < search.seeds:
             curve = Curve(search.criterion, search.steps)
             try:
                 run(search, search.config(trial.params, INITIAL_SEED + len(losses)), world, stop, curve, at_point)
             except Pruned:
-                state = optuna.trial.TrialState.PRUNED
+                state = early
             else:
                 losses.append(curve.loss(search.steps))
             steps += curve.total
-            trial.set_user_attr("losses", losses)
-            trial.set_user_attr("steps", steps)
-            trial.set_user_attr("seconds", seconds + time.monotonic() - begin)
-            if state == optuna.trial.TrialState.PRUNED:
-                break
-        else:
-            value = statistics.fmean(losses)
+            spent = seconds + time.monotonic() - begin
+            trial.set_user_attr("made", {"losses": losses, "steps": steps, "seconds": spent, "early": state == early})
+        value = statistics.fmean(losses) if state == complete else None
         self._study.tell(trial, value, state)
         what = "stopped early" if value is None else f"loss {value:.4f}"
         print(f"{search.name}: trial {trial.number}: {what}, {time.monotonic() - begin:.0f} s", flush=True)
@@ -598,6 +594,12 @@ class Study:
 
 
 # -- report --------------------------------------------------------------------------------------------------
+
+
+def made(trial: "FrozenTrial") -> dict[str, Any]:
+    """What the runs of a trial have come to so far. It was in several places at first."""
+    found: dict[str, Any] = trial.user_attrs.get("made", trial.user_attrs)
+    return found
 
 
 def table(search: Search, trials: "list[FrozenTrial]") -> Iterator[list[str]]:
@@ -613,12 +615,12 @@ def table(search: Search, trials: "list[FrozenTrial]") -> Iterator[list[str]]:
         *search.space,
     ]
     for trial in trials:
-        losses = [f"{loss:.6g}" for loss in trial.user_attrs.get("losses", [])]
+        losses = [f"{loss:.6g}" for loss in made(trial).get("losses", [])]
         state = {"COMPLETE": "complete", "PRUNED": "stopped early"}.get(trial.state.name, "under way")
         yield [
             str(trial.number), state, "" if state != "complete" else f"{trial.value:.6g}",
             *losses, *[""] * (search.seeds - len(losses)),
-            str(trial.user_attrs.get("steps", "")), f"{trial.user_attrs.get('seconds', 0):.0f}",
+            str(made(trial).get("steps", "")), f"{made(trial).get('seconds', 0):.0f}",
             *(shown(search.settings(trial.params)[name]) for name in search.space),
         ]  # fmt: skip
 
@@ -640,7 +642,7 @@ def best_settings(search: Search, best: "FrozenTrial", budget: str) -> str:
 
 def budget(search: Search, trials: "list[FrozenTrial]") -> str:
     """What a search has cost."""
-    steps = sum(trial.user_attrs.get("steps", 0) for trial in trials)
+    steps = sum(made(trial).get("steps", 0) for trial in trials)
     early = sum(trial.state.name == "PRUNED" for trial in trials)
     under_way = sum(not trial.state.is_finished() for trial in trials)
     return (

@@ -160,6 +160,30 @@ def test_a_trial_has_all_its_settings_whenever_a_search_is_killed(
         assert all(set(trial.params) == set(found.space) for trial in tune.Study(found, tmp_path).trials)
 
 
+def test_a_search_goes_on_from_whatever_a_kill_leaves(tune: ModuleType, tmp_path: Path) -> None:
+    text = (
+        AREA.replace("steps = 2500", "steps = 400")
+        .replace("trials = 8", "trials = 5")
+        .replace("at_once = 3", "at_once = 1")
+    )
+    (tmp_path / "small.toml").write_text(text.replace("startup = 3", "startup = 1"))
+    found, journal = tune.read_search(tmp_path / "small.toml"), tmp_path / "0/journal.log"
+
+    def outcome(directory: Path) -> list[list[str]]:
+        tune.work(found, directory, False, None)
+        rows = list(tune.table(found, tune.Study(found, directory).trials))
+        return [[value for name, value in zip(rows[0], row, strict=True) if name != "seconds"] for row in rows]
+
+    undisturbed = outcome(journal.parent)
+    assert any("stopped early" in row for row in undisturbed)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for n in range(2, len(lines)):
+        if not all(b"intermediate_value" in line for line in lines[n - 1 : n + 1]):  # points are many, and alike
+            (tmp_path / str(n)).mkdir()
+            (tmp_path / str(n) / "journal.log").write_bytes(b"".join(lines[:n]))
+            assert outcome(tmp_path / str(n)) == undisturbed
+
+
 def test_one_trial_at_a_time_in_an_array(goal: tuple[Path, Path], tmp_path: Path) -> None:
     for done in (1, 2):
         search(goal[0], tmp_path / "trials", "--array")

@@ -186,9 +186,7 @@ class Config:
         "iterations",
     )  # fmt: skip
     momentum: float = _setting("update", 0.9, "share of the past steps in the next (Adam's beta1)", values.below_one)
-    l2: float = _setting(
-        "update", 0.005, "weight decay: l2·theta is added to the descent direction", values.not_negative
-    )
+    l2: float = _setting("update", 0.0, "weight decay: l2·theta is added to the descent direction", values.not_negative)
 
     iw_updates: int = _setting(
         "importance weighting",
