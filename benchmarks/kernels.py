@@ -43,7 +43,7 @@ from iwes_mpi.settings.registry import WEIGHT_KERNELS  # noqa: E402
 POLICIES = {64: 11_848, 256: 96_520, 512: 324_104}  # hidden units: parameters
 SIGMA, R = 0.02, 1.0
 WITHIN_STREAM, FASTER_THAN_NUMPY = 3.0, 6.0
-FUSED = ("fused", "fused, centerd")
+FUSED = ("fused", "fused, centered")
 NUMPY = ("NumPy, float64", "NumPy, float32")
 
 

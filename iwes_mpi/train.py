@@ -53,7 +53,9 @@ def train(world: World, argv: list[str]) -> int:
 
     if stop.agreed():
         if world.is_root:
-            print("Stopped before the run had begun: start it again with --resume auto", flush=True)
+            print(
+                build_parser().spell("Stopped before the run had begun: start it again with `resume` auto"), flush=True
+            )
         stop.drain()
         stop.release()
         world.close()
@@ -103,6 +105,7 @@ def _iterate(
     from iwes_mpi.method.noise import NoiseTable
     from iwes_mpi.method.phases import Phase
     from iwes_mpi.method.rehearsal import rehearse
+    from iwes_mpi.method.weight_kernels import needs_norms
     from iwes_mpi.mpi.turns import in_turn
 
     if stop.agreed():
@@ -110,7 +113,7 @@ def _iterate(
     in_turn(world, lambda: rehearse(config, runner))
     if stop.agreed():
         return STOPPED_EARLY, ""
-    noise = NoiseTable(world, config.seed, size, with_norms=config.weight_kernel == "precomputed")
+    noise = NoiseTable(world, config.seed, size, with_norms=needs_norms(config.weight_kernel))
     es = EvolutionStrategies(config, world, runner, noise, state, stop)
     code, problem = FINISHED, ""
     while not finished(config, state.iteration, state.env_steps, state.recent_evaluations):

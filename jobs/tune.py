@@ -504,8 +504,13 @@ class Study:
                 return True
             lock = self._claimed(n)
             assert lock is not None, "nobody else has it, since all take trials under one lock"
-            self._study.enqueue_trial(self._drawn(n))
-            return self._study.ask(self._space), lock
+            # One line of the journal: a kill leaves no trial that knows but some of its settings.
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState.RUNNING, params=self._drawn(n), distributions=self._space
+                )
+            )
+            return optuna.trial.Trial(self._study, self.trials[n]._trial_id), lock
 
     def _claimed(self, number: int) -> FileLock | None:
         """The lock of a trial, if nobody has it."""

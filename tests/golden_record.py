@@ -1,8 +1,8 @@
 """Records of results to the bit, one file per kind of machine: data/golden/<key>.json.
 
-Bits are the same on one kind of CPU with the same libraries (README), so a record counts where its key is the machine's
-own. The key names what compiled code and libraries choose their instructions by, and the versions that results have
-been seen to hang on. All that is known of the machine that made a record stands in the file, under "facts".
+Bits are the same on one kind of CPU with the same libraries (docs/reliability.md), so a record counts where its key is
+the machine's own. The key names what compiled code and libraries choose their instructions by, and the versions that
+results have been seen to hang on. All that is known of the machine that made a record stands in it, under "facts".
 """
 
 import json

@@ -98,7 +98,7 @@ class IWES(NamedTuple):
 
 
 def iwes(log_c, score, utilities, clip=math.inf, center=False) -> IWES:
-    """Eq. 3 with clipped weights; centerd: with the weighted mean utility as a baseline. `utilities` (n, 2)."""
+    """Eq. 3 with clipped weights; centered: with the weighted mean utility as a baseline. `utilities` (n, 2)."""
     clip = Long(clip)
     c = np.exp(np.minimum(log_c, np.log(clip)))
     u = utilities.astype(Long)

@@ -194,6 +194,22 @@ def test_what_stands_outside_names_only_what_is_there(folder: str) -> None:
 # -- documentation -------------------------------------------------------------------------------------------
 
 
+def exists(name: str) -> object:
+    """What an `iwes_mpi.…` name stands for."""
+    module = name
+    while module not in PACKAGE:
+        module = module.rpartition(".")[0]
+    found: object = importlib.import_module(module)
+    for part in name.removeprefix(module).split(".")[1:]:
+        found = getattr(found, part)
+    return found
+
+
+def test_every_name_of_the_page_exists() -> None:
+    for name in re.findall(r"`(iwes_mpi(?:\.\w+)+)`", (ROOT / "docs/architecture.md").read_text()):
+        exists(name)
+
+
 def test_the_walk_passes_only_what_exists() -> None:
     """Each `iwes_mpi.room.module.name` of the walk in docs/architecture.md, from the program to eq. 3 and back."""
     text = (ROOT / "docs/architecture.md").read_text()
@@ -203,12 +219,6 @@ def test_the_walk_passes_only_what_exists() -> None:
     assert steps[0] == "iwes_mpi.train.train"
     assert "iwes_mpi.method.estimator.Estimator.estimate" in steps, "which is eq. 3"
     for step in steps:
-        module = step
-        while module not in PACKAGE:
-            module = module.rpartition(".")[0]
-        found: object = importlib.import_module(module)
-        for name in step.removeprefix(module).split(".")[1:]:
-            found = getattr(found, name)
-        assert callable(found), step
+        assert callable(exists(step)), step
     passed = [name.split(".")[1] for name in steps]
     assert len(set(passed)) <= 6, "rooms to keep in mind"

@@ -32,6 +32,7 @@ def report(iteration=4, **changes):
         observed=np.zeros((0, 3)),
         eval_returns=np.array([2.0, -np.inf, 8.0]),
         eval_lengths=np.array([1, 2, 3]),
+        ran=np.ones((2, 2), dtype=bool),
     )
     updates = [
         Update(iteration, 0, 0.0, Estimate(np.ones(2), 1.0, 1.0, 1.0, 0.25), 0.5, 0.125, True),
@@ -40,6 +41,7 @@ def report(iteration=4, **changes):
     facts = {
         "iteration": iteration, "env_steps": 100, "episodes": 20, "population": population, "updates": updates,
         "sigma": 0.02, "update_norm": 0.1, "theta_norm": 3.0, "theta_digest": 2**64 - 1, "ranks": 6,
+        "eval_env_steps": 60, "episode_cap": 8, "returns": population.returns, "kept_samples": 0.25,
         "seconds": {phase: 1.5 + i for i, phase in enumerate(Phase)}, "wall_time": 77.0,
     }  # fmt: skip
     return Report(**(facts | changes))
@@ -53,6 +55,7 @@ def test_rows_tell_what_an_iteration_did():
     row, updates = rows_of(report())
     assert dataclasses.asdict(row) == {
         "iteration": 4, "env_steps": 100, "episodes": 20, "wall_time": 77.0,
+        "eval_env_steps": 60, "episode_cap": 8, "kept_samples": 0.25,
         "return_mean": 5.0, "return_std": math.sqrt(14), "return_median": 4.0, "return_min": 1.0, "return_max": 10.0,
         "episode_length_mean": 5.0, "eval_return_median": 5.0, "eval_return_mean": 5.0, "eval_return_std": 3.0,
         "eval_episodes": 2, "grad_norm": 0.5, "update_norm": 0.1, "theta_norm": 3.0, "sigma": 0.02, "updates": 1,
@@ -61,7 +64,7 @@ def test_rows_tell_what_an_iteration_did():
     }  # fmt: skip
     assert dataclasses.asdict(updates[0]) == {
         "iteration": 4, "k": 0, "ess": 1.0, "kl": 0.0, "mean_weight": 1.0, "max_weight": 1.0, "clipped_share": 0.25,
-        "grad_norm": 0.5, "update_norm": 0.125, "accepted": 1,
+        "grad_norm": 0.5, "update_norm": 0.125, "accepted": 1, "stop": 0,
     }  # fmt: skip
     assert math.isnan(updates[1].grad_norm)
     assert (updates[1].k, updates[1].ess, updates[1].kl, updates[1].accepted) == (1, 0, 2.5, 0)
@@ -72,7 +75,7 @@ def test_rows_of_an_iteration_without_anything_valid():
     empty = report().population._replace(
         returns=np.full((2, 2), np.nan), eval_returns=np.zeros(0), eval_lengths=np.zeros(0, dtype=np.int64)
     )
-    row, updates = rows_of(report(population=empty, updates=[]))
+    row, updates = rows_of(report(population=empty, returns=empty.returns, updates=[]))
     for name in ("mean", "std", "median", "min", "max"):
         assert math.isnan(getattr(row, f"return_{name}"))
     assert math.isnan(row.eval_return_median)

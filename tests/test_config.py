@@ -1,5 +1,6 @@
 """Settings: one name everywhere, from every source to every form and back, and refused in one line when wrong."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from iwes_mpi.settings.command_line import build_parser, flag, parse
-from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.config import Config, check_together
 from iwes_mpi.settings.sources import load_preset, load_toml, preset_names
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -56,8 +57,13 @@ def random_value(name, rng):
 
 
 def random_config(seed, share=0.5):
+    """Settings of which each has a random value, and which go together."""
     rng = np.random.default_rng(seed)
-    return Config(**{name: random_value(name, rng) for name in FIELDS if rng.random() < share})
+    while True:
+        config = Config(**{name: random_value(name, rng) for name in FIELDS if rng.random() < share})
+        with contextlib.suppress(WrongInput):
+            check_together(config)
+            return config
 
 
 def command_line(config, names=FIELDS):

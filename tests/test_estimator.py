@@ -213,7 +213,7 @@ def test_unclipped_weights_of_an_independent_move(world, r):
 
 @pytest.mark.parametrize(("optimizer", "factor"), [("sgd", 1.0), ("adam", 2 / math.pi)])
 def test_a_move_along_the_noise_spreads_the_weights(world, noise, optimizer, factor):
-    """Var(s) = r²(1 + d/n_pairs) after a step of SGD, r²(1 + (2/π)·d/n_pairs) after Adam's first (DESIGN.md)."""
+    """Var(s) = r²(1 + d/n_pairs) after a step of SGD, r²(1 + (2/π)·d/n_pairs) after Adam's first (docs/method.md)."""
     n, d = 200, 4000
     rng = np.random.default_rng(6)
     starts = rng.integers(0, noise.values.size - d + 1, size=n)

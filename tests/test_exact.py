@@ -16,13 +16,19 @@ import golden_runs
 import launch
 import numpy as np
 import pytest
-from iwes_mpi.noise import NoiseTable
-from iwes_mpi.seeding import Stream, generator
-from iwes_mpi.state import digest, initial_state
 
 # -- the package's modules: the only place of this file that names them --------------------------------------
-from iwes_mpi import kernels, open_run, policy, shaping
-from iwes_mpi.mpi import split
+from iwes_mpi import open_run
+from iwes_mpi.method import kernels, shapings
+from iwes_mpi.method.exact_sums import fixed_point
+from iwes_mpi.method.kernels import Bounds, FixedPoint, Pairs, Sums
+from iwes_mpi.method.noise import NoiseTable
+from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.method.state import digest, initial_state
+from iwes_mpi.method.weight_kernels import kernel_named
+from iwes_mpi.mpi.group import split
+from iwes_mpi.policy import network
+from iwes_mpi.settings.registry import WEIGHT_KERNELS
 
 # ------------------------------------------------------------------------------------------------------------
 
@@ -65,7 +71,7 @@ def test_centered_ranks(name):
     flat = returns.ravel().tolist()
     ranks = [Fraction(2 * sum(y < x for y in flat) + sum(y == x for y in flat) - 1, 2) for x in flat]
     expected = [float(rank / (len(flat) - 1)) - 0.5 for rank in ranks]
-    found = shaping.shape(returns, "centered-rank")
+    found = shapings.shape(returns, "centered-rank")
     assert found.ravel().tolist() == expected
     check(f"centered-rank, {name}", hexadecimal(found))
 
@@ -84,14 +90,14 @@ def test_standardized_returns(n):
     assert Fraction(float(variance * scale**2)) == variance * scale**2
     deviation = math.sqrt(variance * scale**2)
     expected = [float((x - mean) * scale) / deviation for x in flat]
-    found = shaping.shape(returns, "standardize")
+    found = shapings.shape(returns, "standardize")
     assert found.ravel().tolist() == expected
     check(f"standardize, {n} pairs", hexadecimal(found))
 
 
 def test_returns_as_they_are():
     for returns in RETURNS.values():
-        found = shaping.shape(np.array(returns, dtype=float), "none")
+        found = shapings.shape(np.array(returns, dtype=float), "none")
         assert found.tolist() == np.array(returns, dtype=float).tolist()
 
 
@@ -106,7 +112,7 @@ def test_fixed_point_exponents():
             max(e for e in range(64) if n * largest * 2**e <= 2**62 and term * 2**e <= 2**50)
             for largest, term in ((16, 16), (2, 1))
         ]
-        found[str(n)] = list(kernels.fixed_point(n))
+        found[str(n)] = list(fixed_point(n))
         assert found[str(n)] == finest, n
     check("fixed_point", found)
 
@@ -123,15 +129,24 @@ def dyadic():
     return table, starts, utilities, log_c
 
 
-def accumulate(pairs, exponents, rows, log_c, weigh=False, method=kernels.CANCELLED):
+class Noise:
+    """The table of `dyadic`, with its sums of squares."""
+
+    def __init__(self):
+        self.values = dyadic()[0]
+        squares = self.values[: kernels.BLOCK].astype(float) ** 2
+        self.prefix = np.concatenate([[0.0], np.cumsum(squares)[-1:]])
+
+
+def accumulate(pairs, exponents, rows, log_c, kernel=None):
     table, starts, utilities, _ = dyadic()
-    sums, scalars = np.zeros((rows, D), dtype=np.int64), np.zeros(kernels.N_SCALARS, dtype=np.int64)
-    prefix = np.concatenate([[0.0], np.cumsum(table[: kernels.BLOCK].astype(float) ** 2)[-1:]])
+    sums = Sums(np.zeros((rows, D), dtype=np.int64), np.zeros(kernels.N_SCALARS, dtype=np.int64))
+    weights = None if kernel is None else kernel_named(kernel).of(Noise(), np.zeros(D), 0.0)
     kernels.weigh_and_accumulate(
-        method, weigh, table, starts[pairs], prefix, np.zeros(D), np.zeros(D, np.float32), 0.0, 0.0, 0.0,
-        utilities[pairs], *exponents, log_c[pairs].copy(), sums, scalars,
+        weights, Pairs(table, starts[pairs], utilities[pairs], 1.0), Bounds(0.0, 0.0), FixedPoint(*exponents),
+        log_c[pairs].copy(), sums,
     )  # fmt: skip
-    return [*sums.tolist(), scalars.tolist()]
+    return [*sums.gradient.tolist(), sums.scalars.tolist()]
 
 
 def exact_sums(exponents, log_c):
@@ -154,7 +169,7 @@ def exact_sums(exponents, log_c):
 
 
 # The last three leave fractions, halves among them, which are rounded to even.
-@pytest.mark.parametrize("exponents", [kernels.fixed_point(N), (20, 3), (5, 2), (3, 1), (0, 0)], ids=str)
+@pytest.mark.parametrize("exponents", [fixed_point(N), (20, 3), (5, 2), (3, 1), (0, 0)], ids=str)
 @pytest.mark.parametrize("rows", [1, 2], ids=["plain", "centered"])
 def test_gradient_sums(exponents, rows):
     """Weights 0 and 1, so that all products are exact; over slices for any number of ranks."""
@@ -170,31 +185,30 @@ def test_gradient_sums(exponents, rows):
     check(f"sums, exponents {exponents[0]} and {exponents[1]}, {rows} rows", found)
 
 
-@pytest.mark.parametrize("method", range(3), ids=kernels.WEIGHT_KERNELS)
-def test_sums_of_plain_es(method):
+@pytest.mark.parametrize("kernel", WEIGHT_KERNELS.names)
+def test_sums_of_plain_es(kernel):
     """Every kernel, at the population's center: all weights are 1."""
-    ones, exponents = np.zeros((N, 2)), kernels.fixed_point(N)
-    found = accumulate(slice(None), exponents, 1, np.full((N, 2), np.nan), weigh=True, method=method)
+    ones, exponents = np.zeros((N, 2)), fixed_point(N)
+    found = accumulate(slice(None), exponents, 1, np.full((N, 2), np.nan), kernel)
     whole = exact_sums(exponents, ones)
     assert found == [whole[0], whole[2]]
     check("sums of plain ES", found)
 
 
-@pytest.mark.parametrize("method", range(3), ids=kernels.WEIGHT_KERNELS)
-def test_log_weights(method):
+@pytest.mark.parametrize("kernel", WEIGHT_KERNELS.names)
+def test_log_weights(kernel):
     """Multiples of 1/8 as noise and as delta: eq. 4's exponents are multiples of 1/128, and no sum of them rounds."""
     table, starts, _, _ = dyadic()
-    delta = np.array([(29 * j) % 15 - 7 for j in range(D)]) / 8
-    prefix = np.concatenate([[0.0], np.cumsum(table[: kernels.BLOCK].astype(float) ** 2)[-1:]])
+    delta = np.array([7 - (29 * j) % 15 for j in range(D)]) / 8
     found = np.full((N, 2), np.nan)
     r2 = kernels.sum_squares(delta)
-    kernels.log_weights(method, table, starts, prefix, delta, delta.astype(np.float32), r2, found)
+    kernels.log_weights(kernel_named(kernel).of(Noise(), delta, r2), starts, found)
     exact = [Fraction(x) for x in delta]
     assert r2 == sum(x * x for x in exact)
     for i, start in enumerate(starts):
         epsilon = [Fraction(float(x)) for x in table[start : start + D]]
         for member, sign in enumerate((1, -1)):
-            here = sum((sign * e + x) ** 2 for e, x in zip(epsilon, exact, strict=True))
+            here = sum((sign * e - x) ** 2 for e, x in zip(epsilon, exact, strict=True))
             assert Fraction(found[i, member]) == (sum(e * e for e in epsilon) - here) / 2
     check("log weights", hexadecimal(found))
 
@@ -219,7 +233,7 @@ def test_perturbed_parameters():
 
 ADDRESSES = [
     (seed, int(stream), iteration, sample)
-    for stream in Stream
+    for stream in range(1, 8)  # those that there were when the record was made
     for seed, iteration, sample in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (7, 3, 12), (MASK, 2**40, MASK))
 ]
 
@@ -290,9 +304,8 @@ def test_noise_table(world):
 
 def test_initial_parameters():
     """The draws; a unit with one input has weight ±1, or ±0.01 in the last layer, to rounding, and biases are 0."""
-    network = policy.layout(1, (6,), 2)
-    theta = initial_state(9, network).theta
-    drawn = generator(9, Stream.INITIALISATION).standard_normal(6 + 12)
+    theta = initial_state(9, network.layout(1, (6,), 2), "adam").theta
+    drawn = generator(9, Stream.INITIALIZATION).standard_normal(6 + 12)
     assert np.abs(np.abs(theta[:6]) - 1).max() <= 2**-51
     assert (np.sign(theta[:6]) == np.sign(drawn[:6])).all()
     assert not theta[6:12].any()
@@ -352,7 +365,20 @@ def seeds_to_see(extra, iteration):
 @pytest.mark.parametrize("name", EPISODES)
 def test_every_episode_is_seeded_by_its_address(name, tmp_path):
     """A run on two ranks whose episodes return the seed of their environment, as far as a float64 holds it."""
-    flags = ["--env-id", "telling:Seed-v0", "--hidden-sizes", "2", "--n-eval", "1", "--noise-table-size", "1000"]
+    flags = [
+        "--env-id",
+        "telling:Seed-v0",
+        "--hidden-sizes",
+        "2",
+        "--n-eval",
+        "1",
+        "--eval-every",
+        "1",
+        "--iw-updates",
+        "0",
+        "--noise-table-size",
+        "1000",
+    ]
     flags += ["--seed", "6", "--iterations", "2", "--log-population", "--display", "none", *EPISODES[name]]
     here = os.pathsep.join([str(launch.TESTS), str(golden_runs.PACKAGE)])
     outcome = launch.train(2, *flags, "--run-dir", str(tmp_path / "run"), PYTHONPATH=here)

@@ -6,19 +6,10 @@ import launch
 import numpy as np
 import pytest
 from fakes import on_ranks
+from special_numbers import SPECIAL, whole_numbers
 
 from iwes_mpi.mpi.group import alone, split
 from iwes_mpi.mpi.message import Message, counts, slots
-
-# A NaN with a payload, one with a sign, and the limits of the format.
-PAYLOAD, NEGATIVE_NAN = np.array([0x7FF8DEADBEEF0001, 0xFFF0000000000001], dtype=np.uint64).view(np.float64)
-SPECIAL = np.array(
-    [np.nan, PAYLOAD, NEGATIVE_NAN, np.inf, -np.inf, 0.0, -0.0, 5e-324, -5e-324, 1.7976931348623157e308, -1e-310, 1 / 3]
-)
-
-
-def whole_numbers(seed, *shape):
-    return np.random.default_rng(seed).integers(-(2**58), 2**58, shape)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 12])
@@ -99,33 +90,11 @@ def test_unknown_fields_are_an_error():
         Message(a=counts(3))["b"]
 
 
-PROBE = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import numpy as np
-from test_message import SPECIAL, whole_numbers
-from iwes_mpi.mpi.message import Message, counts, slots
-from iwes_mpi.mpi.world import World
-world = World()
-message = Message(sums=counts(5), values=slots(SPECIAL.size))
-message["sums"][:] = whole_numbers(world.rank, 5)
-for item in world.slice(SPECIAL.size):
-    message["values"][item] = SPECIAL[item]
-message.reduce(world)
-found = {"rank": world.rank, "sums": message["sums"].tolist(), "values": message["values"].tobytes().hex()}
-for rank in range(world.size):
-    if rank == world.rank:
-        print(json.dumps(found), flush=True)
-    world.comm.Barrier()
-"""
-
-
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [2, 5])
-def test_under_mpi(tmp_path, ranks):
+def test_under_mpi(ranks):
     """The same through the MPI library, whose sum of integers it relies on."""
-    (tmp_path / "probe.py").write_text(PROBE)
-    outcome = launch.run(ranks, str(tmp_path / "probe.py"), str(launch.TESTS))
+    outcome = launch.program(ranks, "message_probe.py")
     assert outcome.code == 0, outcome.err
     lines = [json.loads(line) for line in outcome.out.splitlines() if line.startswith("{")]
     assert sorted(line["rank"] for line in lines) == list(range(ranks))

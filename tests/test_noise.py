@@ -20,7 +20,7 @@ SIZE = 5 * FILL_BLOCK + 123  # not a whole number of blocks
 
 def probe(ranks, seed, size, **environment):
     """What each rank sees of a table made under mpirun."""
-    outcome = launch.run(ranks, str(launch.TESTS / "noise_probe.py"), str(seed), str(size), timeout=60, **environment)
+    outcome = launch.program(ranks, "noise_probe.py", str(seed), str(size), timeout=60, **environment)
     assert outcome.code == 0, outcome.err
     lines = [json.loads(line) for line in outcome.out.splitlines() if line.startswith("{")]
     assert [line["rank"] for line in lines] == list(range(ranks))
@@ -124,7 +124,7 @@ def test_default_is_cut_where_memory_is_short(world, monkeypatch):
     assert choose_size(Config(), world, 4000) == (100_000_000, None)
     assert choose_size(Config(), world, 20_000) == (250_000_000, None)
     monkeypatch.setattr(noise_module, "available_bytes", lambda: 200_000_000)
-    size, notice = choose_size(Config(), world, 100)
+    size, notice = choose_size(Config(), world, 20_000)
     assert size == 40_000_000
     assert "250000000" in notice
     assert "40000000" in notice
@@ -177,7 +177,7 @@ def test_no_control_groups(tmp_path):
 def test_the_jobs_limit_cuts_the_default_only(world, monkeypatch):
     monkeypatch.setattr(noise_module, "available_bytes", lambda: 2**40)
     monkeypatch.setattr(noise_module, "cgroup_bytes", lambda: 200_000_000)
-    size, notice = choose_size(Config(), world, 100)
+    size, notice = choose_size(Config(), world, 20_000)
     assert size == 40_000_000
     assert "memory limit" in notice
     assert choose_size(Config(noise_table_size=50_000_001), world, 100) == (50_000_001, None)

@@ -73,7 +73,7 @@ def test_draws_are_those_of_philox():
 def test_stream_numbers_are_fixed():
     assert {stream.name: stream.value for stream in Stream} == {
         "NOISE_TABLE": 1, "NOISE_INDEX": 2, "OBS_STATISTICS": 3, "POPULATION_EPISODE": 4, "EVALUATION_EPISODE": 5,
-        "INITIALIZATION": 6, "SCORE_EPISODE": 7,
+        "INITIALIZATION": 6, "SCORE_EPISODE": 7, "MIXING_KEPT": 8, "MIXING_FRESH": 9,
     }  # fmt: skip
 
 

@@ -23,9 +23,9 @@ CLUSTER = ROOT / "tests/slurm/cluster.sh"
 TRAIN = ROOT / "jobs/train.sbatch"
 # fmt: off
 FLAGS = [
-    "--env-id", "slow_env:SlowPendulum-v0", "--hidden-sizes", "8", "--n-pairs", "10", "--min-env-steps", "0",
-    "--noise-table-size", "100000", "--n-eval", "2", "--eval-every", "1", "--checkpoint-every", "1",
-    "--iw-updates", "1",
+    "--preset", "paper-ant", "--env-id", "slow_env:SlowPendulum-v0", "--env-kwargs", "{}", "--hidden-sizes", "8",
+    "--n-pairs", "10", "--min-env-steps", "0", "--noise-table-size", "100000", "--n-eval", "2",
+    "--checkpoint-every", "1", "--iw-updates", "1", "--learning-rate", "0.01",
 ]
 # fmt: on
 ITERATIONS = 150
@@ -262,7 +262,7 @@ def test_an_array_with_one_failing_element(slurm: Slurm, expected: np.ndarray) -
 
     options = ("--array=1-3%2", "--hold")
     flags = FLAGS[: FLAGS.index("--iw-updates")]  # flags after the script would override the row's
-    job = slurm.submit(*options, ROOT / "jobs/paper.sbatch", *flags, "--env-kwargs", "{}", TABLE=str(table))
+    job = slurm.submit(*options, ROOT / "jobs/paper.sbatch", *flags, TABLE=str(table))
     assert "3 runs: 3 waiting" in slurm.call(*show)
     slurm.call("scontrol", "release", job.id)
     for element, state in (("_1", "COMPLETED"), ("_2", "FAILED"), ("_3", "COMPLETED")):

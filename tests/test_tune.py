@@ -151,6 +151,15 @@ def test_a_killed_search_goes_on_as_if_nothing_had_been(area: tuple[Path, Path],
     assert report(area[0], directory) == report(*area)
 
 
+def test_a_trial_has_all_its_settings_whenever_a_search_is_killed(
+    area: tuple[Path, Path], tune: ModuleType, tmp_path: Path
+) -> None:
+    found, lines = tune.read_search(area[0]), (area[1] / "journal.log").read_bytes().splitlines(keepends=True)
+    for n in range(2, len(lines)):  # the first two tell of the search
+        (tmp_path / "journal.log").write_bytes(b"".join(lines[:n]))
+        assert all(set(trial.params) == set(found.space) for trial in tune.Study(found, tmp_path).trials)
+
+
 def test_one_trial_at_a_time_in_an_array(goal: tuple[Path, Path], tmp_path: Path) -> None:
     for done in (1, 2):
         search(goal[0], tmp_path / "trials", "--array")

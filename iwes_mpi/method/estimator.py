@@ -31,7 +31,6 @@ from iwes_mpi.mpi.group import Group
 
 Vector = NDArray[np.float64]
 
-_LOG_MAX = math.log(1.7e308)
 # The mean of c², in units of the exact sums, below which rounding would show in the effective sample size. Weights are
 # then a few millionths at most: the population says nothing about where theta is now.
 _RESOLVED = 1024
@@ -45,6 +44,25 @@ class Estimate(NamedTuple):
     mean_weight: float  # Σc / 2n
     max_weight: float
     clipped_share: float
+
+
+class Weighed(NamedTuple):
+    """Batches, weighed at a theta."""
+
+    batches: Sequence[Batch]
+    theta: Vector  # (d,)
+    weights: weight_kernels.Weights | None  # what computes log_c while the noise is read; None if it is known already
+    log_c: list[NDArray[np.float64]]  # by batch, (n, 2): log weights of this rank's pairs, or room for them
+    bounds: Bounds
+
+
+class Totals(NamedTuple):
+    """The sums over all ranks."""
+
+    sums: ExactSums
+    weighed: Weighed
+    scale: float  # utilities are in units of it
+    widest: float  # the largest sigma of the batches: epsilon is in units of it
 
 
 class Estimator:
@@ -82,71 +100,72 @@ class Estimator:
         self._sums: dict[tuple[int, int, int], ExactSums] = {}  # the last one used
 
     def estimate(self, batches: Sequence[Batch], theta: Vector) -> Estimate:
-        """The estimate at theta^{t+k} from populations drawn elsewhere, the newest last. Collective on the group.
+        """The estimate at theta^{t+k} from populations drawn elsewhere: `weigh`, `add_up`, `solve`. Collective."""
+        return self.solve(self.add_up(self.weigh(batches, theta)))
+
+    def weigh(self, batches: Sequence[Batch], theta: Vector) -> Weighed:
+        """Log weights of this rank's pairs at theta^{t+k}, eq. 4. Collective on the group.
 
         Parameters
         ----------
         batches : sequence of Batch
-            Several count as one, drawn from the mixture of their distributions, or see `mixed`.
+            The newest last. Several count as one, drawn from the mixture of their distributions, or see `mixed`.
         theta : float64 (d,)
             theta^{t+k}; the search distribution there has the newest batch's sigma.
         """
         with self._phases(Phase.WEIGHTS):
-            sums = self._empty_sums(batches, theta.size)
-            weights, log_c, bounds = self._weigh(batches, theta)  # eq. 4
+            if len(batches) > 1 or batches[0].used is not None:
+                log_c = self._joint.log_weights(batches, theta, batches[-1].sigma)  # eq. 4 for a joint set
+            else:
+                batch, starts = batches[0], batches[0].starts[self._mine(batches[0])]
+                delta = batch.delta(theta)
+                r2 = kernels.sum_squares(delta)
+                log_c = [np.zeros((starts.size, 2))]
+                if r2 == 0.0:  # before the first step every log weight is exactly 0
+                    return Weighed(batches, theta, None, log_c, self._bounds(min(0.0, self._log_clip)))
+                weights = self._weights.of(self._noise, delta, r2)  # eq. 4
+                if self._log_clip == 0.0:  # no weight exceeds 1: computed while the noise is read for the sums
+                    return Weighed(batches, theta, weights, log_c, self._bounds(0.0))
+                kernels.log_weights(weights, starts, log_c[0])
+            # A common factor is free; without the largest weight in it nothing can overflow.
+            with self._phases(Phase.COMM):
+                largest = self._group.maximum(max(values.max(initial=-math.inf) for values in log_c))
+            return Weighed(batches, theta, None, log_c, self._bounds(min(self._log_clip, largest)))
+
+    def add_up(self, weighed: Weighed) -> Totals:
+        """The sums of eq. 3 over the pairs of all ranks: Σc, Σc², Σcu, Σ (c₊u₊ − c₋u₋) epsilon. Collective."""
+        batches = weighed.batches
+        with self._phases(Phase.WEIGHTS):
+            sums = self._empty_sums(batches, weighed.theta.size)
             scale = max(float(np.abs(batch.utilities).max(initial=0.0)) for batch in batches) or 1.0
             widest = max(batch.sigma for batch in batches)
             for i, batch in enumerate(batches):
                 mine = self._mine(batch)
                 utilities, stretch = batch.utilities[mine] / scale, batch.sigma / widest
                 pairs = Pairs(self._noise.values, batch.starts[mine], utilities, stretch)
-                sums.note_largest(
-                    kernels.weigh_and_accumulate(weights, pairs, bounds, sums.exponents, log_c[i], sums.part(i))
+                largest = kernels.weigh_and_accumulate(
+                    weighed.weights, pairs, weighed.bounds, sums.exponents, weighed.log_c[i], sums.part(i)
                 )
+                sums.note_largest(largest)
             with self._phases(Phase.COMM):
-                sums.reduce()  # Σc, Σc², Σcu and Σ (c₊u₊ − c₋u₋) epsilon of eq. 3
+                sums.reduce()
+        return Totals(sums, weighed, scale, widest)
+
+    def solve(self, totals: Totals) -> Estimate:
+        """Eq. 3, times sigma, and what the weights say. There is no gradient if no overlap is left."""
+        sums, (batches, theta, _, _, bounds), scale, widest = totals
+        with self._phases(Phase.WEIGHTS):
             found = self._describe(sums, bounds, sum(batch.samples for batch in batches))
             if found.ess == 0.0:
                 return found
             return found._replace(gradient=self._gradient(sums, batches, theta, widest) * scale)
-
-    def _weigh(
-        self, batches: Sequence[Batch], theta: Vector
-    ) -> tuple[weight_kernels.Weights | None, list[NDArray[np.float64]], Bounds]:
-        """Log weights of this rank's pairs, eq. 4.
-
-        Returns
-        -------
-        weights : Weights or None
-            What computes them while the noise is read for the sums; None if they are known already.
-        log_c : list of float64 (n, 2)
-            By batch: this rank's, or room for them.
-        bounds : Bounds
-        """
-        if len(batches) > 1 or batches[0].used is not None:
-            log_c = self._joint.log_weights(batches, theta, batches[-1].sigma)
-        else:
-            batch, starts = batches[0], batches[0].starts[self._mine(batches[0])]
-            delta = batch.delta(theta)
-            r2 = kernels.sum_squares(delta)
-            log_c = [np.zeros((starts.size, 2))]
-            if r2 == 0.0:  # before the first step every log weight is exactly 0
-                return None, log_c, self._bounds(min(0.0, self._log_clip))
-            weights = self._weights.of(self._noise, delta, r2)
-            if self._log_clip == 0.0:  # no weight exceeds 1: one pass over the noise will do
-                return weights, log_c, self._bounds(0.0)
-            kernels.log_weights(weights, starts, log_c[0])
-        # A common factor is free; without the largest weight in it nothing can overflow.
-        with self._phases(Phase.COMM):
-            largest = self._group.maximum(max(values.max(initial=-math.inf) for values in log_c))
-        return None, log_c, self._bounds(min(self._log_clip, largest))
 
     def _bounds(self, log_reference: float) -> Bounds:
         return Bounds(self._log_clip, log_reference, self._per_pair)
 
     def _describe(self, sums: ExactSums, bounds: Bounds, two_n: int) -> Estimate:
         """What the weights of 2n samples say; the ESS is 0 if no overlap is left."""
-        mean = math.exp(min(_LOG_MAX, bounds.log_reference)) * (sums.c * sums.unit / two_n)  # Σc / 2n
+        mean = math.exp(min(kernels.LOG_MAX, bounds.log_reference)) * (sums.c * sums.unit / two_n)  # Σc / 2n
         resolved = sums.c2 >= two_n * _RESOLVED
         ess = sums.c * sums.c * sums.unit / (two_n * sums.c2) if resolved else 0.0  # (Σc)² / (2n Σc²)
         return Estimate(None, ess, mean, sums.largest, sums.n_clipped / two_n)
@@ -156,7 +175,7 @@ class Estimator:
         sigma, mean_utility = batches[-1].sigma, sums.cu / sums.c  # ū_c = Σcu / Σc
         gradient = sums.mean_noise(0)  # eq. 3, first term
         if self._center:
-            gradient -= mean_utility * sums.mean_noise(1)
+            gradient -= mean_utility * sums.mean_noise(1)  # eq. 3 with u − ū_c
         if widest != sigma:
             gradient *= widest / sigma
         for i, batch in enumerate(batches):

@@ -113,7 +113,7 @@ class ExactSums:
 
     def mean_noise(self, row: int) -> NDArray[np.float64]:
         """(1/Σc) Σ (c₊u₊ − c₋u₋) epsilon, (d,), each batch stretched (`kernels.Pairs`); row 1: the same without u."""
-        to_mean = 2.0**-self.exponents.gradient / (self.c * self.unit)
+        to_mean = 2.0**-self.exponents.gradient / (self.c * self.unit)  # eq. 3: 1/Σc
         return self._message["gradient"][row] * to_mean  # type: ignore[no-any-return]
 
     def _scalar(self, which: int) -> int:

@@ -15,7 +15,7 @@ from iwes_mpi.method import weight_kernels
 
 MAX_ABS_EPSILON = 8.0  # checked when the noise table is filled; bounds every term of a sum
 BLOCK = 256  # noise elements per entry of the squared-norm prefix table
-_LOG_MAX = 709.7  # exp of it is the largest weight reported: beyond lies infinity
+LOG_MAX = 709.7  # exp of it is the largest weight reported: beyond lies infinity
 
 # Adding 1.5·2^52 to a float64 of magnitude below 2^51 leaves its nearest integer in the low bits. This rounds and
 # converts in one instruction that every SIMD width has, unlike a conversion to int64.
@@ -223,7 +223,7 @@ def subtract_log_mixture(own_share, shares, others, log_c):
             total = own_share * math.exp(-top)
             for m in range(shares.shape[0]):
                 total += shares[m] * math.exp(others[m, i, member] - top)
-            log_c[i, member] -= top + math.log(total)
+            log_c[i, member] -= top + math.log(total)  # eq. 4 over the mixture
 
 
 @kernel
@@ -243,7 +243,7 @@ def keep_samples(log_ratios, uniform, alpha, out):
     """
     for i in range(out.shape[0]):
         for member in range(2):
-            out[i, member] = uniform[i, member] < (1.0 - alpha) * math.exp(min(_LOG_MAX, log_ratios[i, member]))
+            out[i, member] = uniform[i, member] < (1.0 - alpha) * math.exp(min(LOG_MAX, log_ratios[i, member]))
 
 
 @kernel
@@ -304,25 +304,25 @@ def weigh_and_accumulate(weights, pairs, bounds, exponents, log_c, sums):
             for member in range(2):
                 clipped = min(bounds.log_clip, log_c[i, member])
                 largest = max(largest, clipped)
-                both[member] = math.exp(min(0.0, clipped - bounds.log_reference))
+                both[member] = math.exp(min(0.0, clipped - bounds.log_reference))  # c, eq. 4, clipped
                 scalars[N_CLIPPED] += log_c[i, member] >= bounds.log_clip
             if bounds.per_pair:
                 both[:] = 0.5 * (both[0] + both[1])
             for member in range(2):
                 sign, c = 1.0 - 2.0 * member, both[member]
                 cu = c * utilities[i, member]
-                a[m] += sign * cu
+                a[m] += sign * cu  # eq. 3: c₊u₊ − c₋u₋
                 b[m] += sign * c
-                scalars[SUM_C] += np.int64(np.rint(c * scalar_scale))
+                scalars[SUM_C] += np.int64(np.rint(c * scalar_scale))  # eq. 3: Σc
                 scalars[SUM_C2] += np.int64(np.rint(c * c * scalar_scale))
-                scalars[SUM_CU] += np.int64(np.rint(cu * scalar_scale))
+                scalars[SUM_CU] += np.int64(np.rint(cu * scalar_scale))  # eq. 3: Σcu
             a[m] *= gradient_scale
             b[m] *= gradient_scale
         if sums.gradient.shape[0] > 1:
             _add_rows_twice(sums.gradient[0], sums.gradient[1], table, group, a, b)
         else:
-            _add_rows(sums.gradient[0], table, group, a)
-    return math.exp(min(_LOG_MAX, largest))
+            _add_rows(sums.gradient[0], table, group, a)  # eq. 3: Σ (c₊u₊ − c₋u₋) epsilon
+    return math.exp(min(LOG_MAX, largest))
 
 
 # -- small kernels -------------------------------------------------------------------------------------------

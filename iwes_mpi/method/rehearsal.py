@@ -16,6 +16,7 @@ from iwes_mpi.method.phases import Phases
 from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.method.state import Drawn, initial_state
 from iwes_mpi.method.updates import Updater
+from iwes_mpi.method.weight_kernels import needs_norms
 from iwes_mpi.mpi.group import alone
 from iwes_mpi.policy.obs_stats import initial_stats
 from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
@@ -37,7 +38,7 @@ def rehearse(config: Config, runner: EpisodeRunner) -> None:
     """Call once, on small numbers and with no effect, each compiled function of an iteration."""
     obs_size, d = int(runner.network.sizes[0]), runner.network.n_parameters
     theta, theta32 = np.zeros(d), np.zeros(d, dtype=np.float32)
-    table = _Table(d + kernels.BLOCK, config.weight_kernel == "precomputed")
+    table = _Table(d + kernels.BLOCK, needs_norms(config.weight_kernel))
     kernels.perturb(theta, config.sigma, table.values[:d], 1.0, theta32)
     normalizer = initial_stats(obs_size, config.whiten).normalizer()
     for observe in (False, True):

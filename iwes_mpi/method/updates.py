@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from iwes_mpi.method import kernels
 from iwes_mpi.method.batch import LOST, Batch
-from iwes_mpi.method.estimator import Estimate, Estimator
+from iwes_mpi.method.estimator import Estimator
 from iwes_mpi.method.noise import NoiseTable
 from iwes_mpi.method.optimizers import optimizer_named
 from iwes_mpi.method.phases import Phases
@@ -57,7 +57,7 @@ class Updater:
         list of Update
             Those that were made, and the one that a rule prevented.
         """
-        config, newest = self._config, batches[-1]
+        config, newest, estimator = self._config, batches[-1], self._estimator
         updates: list[Update] = []
         for k in range(1 + config.iw_updates):
             update = Update(state.iteration, k, kl=newest.kl(state.theta))
@@ -65,30 +65,30 @@ class Updater:
             if update.kl > LOST:
                 update.stop = Stop.OVERLAP
                 break
-            update.estimate = self._estimate(updates, batches, state.theta)  # eqs. 3 and 4
-            if (stop := self._prevented(update, batches)) is not Stop.NOT:
-                update.stop = stop
+            if config.repeat_gradient and k > 0:
+                update.estimate = updates[0].estimate
+            else:
+                weighed = estimator.weigh(self._taking_turns(k, batches), state.theta)  # eq. 4: log c± = −r²/2 ± ε·δ
+                totals = estimator.add_up(weighed)  # Σc, Σcu and Σ (c₊u₊ − c₋u₋)·ε over the pairs of all ranks
+                update.estimate = estimator.solve(totals)  # eq. 3: g = (1/Σc) [Σ (c₊u₊ − c₋u₋)·ε − (Σcu)·δ]
+            update.stop = self._prevented(update, batches)
+            gradient = update.estimate.gradient if update.estimate else None
+            if gradient is None or update.stop is not Stop.NOT:
                 break
-            assert update.estimate.gradient is not None
-            step = self._step(state, update.estimate.gradient, newest.sigma, learning_rate)
+            step = self._step(state, gradient, newest.sigma, learning_rate)  # theta^{t+k} becomes theta^{t+k+1}
             update.accepted = True
-            update.grad_norm, update.update_norm = kernels.norm(update.estimate.gradient), kernels.norm(step)
+            update.grad_norm, update.update_norm = kernels.norm(gradient), kernels.norm(step)
             if not math.isfinite(kernels.norm(state.theta)):
                 break  # for `EvolutionStrategies` to say on every rank
-            bounded = self._into_trust_region(state, newest)
-            update.stop = Stop.KL if bounded else Stop.UPDATES if k == config.iw_updates else Stop.NOT
-            if bounded:
+            if self._into_trust_region(state, newest):
+                update.stop = Stop.KL
                 break
+            update.stop = Stop.UPDATES if k == config.iw_updates else Stop.NOT
         return updates
 
-    def _estimate(self, updates: list[Update], batches: Sequence[Batch], theta: NDArray[np.float64]) -> Estimate:
-        """The estimate for the newest of `updates`."""
-        config, k = self._config, updates[-1].k
-        if config.repeat_gradient and k > 0 and updates[0].estimate is not None:
-            return updates[0].estimate
-        if config.cross_fit:  # on pairs that the update before did not use
-            batches = [*batches[:-1], batches[-1].half(k % 2)]
-        return self._estimator.estimate(batches, theta)
+    def _taking_turns(self, k: int, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """The batches for update k: with ``cross_fit`` every other pair, those that the update before did not use."""
+        return [*batches[:-1], batches[-1].half(k % 2)] if self._config.cross_fit else batches
 
     def _prevented(self, update: Update, batches: Sequence[Batch]) -> Stop:
         """The rule that keeps an update from being made, if any does. The first update is made if it can be."""

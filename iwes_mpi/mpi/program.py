@@ -42,7 +42,7 @@ def agree(world: World, function: Callable[[], T], on_root: bool = False) -> T |
 
 
 def agree_in_order(world: World, function: Callable[[], T], order: Callable[[World, Callable[[], Any]], Any]) -> T:
-    """Call `function` on every rank as `order` has it, such as `rehearsal.in_turn`; else as `agree`."""
+    """Call `function` on every rank as `order` has it, such as `turns.in_turn`; else as `agree`."""
     result, problem = order(world, lambda: _attempt(world, function))
     _refuse(world, problem)
     return result  # type: ignore[no-any-return]  # `order` hands on what it calls

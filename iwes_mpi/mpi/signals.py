@@ -8,7 +8,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Note:
-    """A handler that only notes that a stop was requested, for `mpi.StopFlag` to take over; a second SIGINT ends."""
+    """A handler that only notes that a stop was requested, for `stop.StopFlag` to take over; a second SIGINT ends."""
 
     requested = False
 

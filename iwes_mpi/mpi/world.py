@@ -98,7 +98,9 @@ class World(Group):
             return self
         if where == "node":
             return self.node if self.node_index == 0 else None
-        return alone() if self.is_root else None
+        if where == "root":
+            return alone() if self.is_root else None
+        raise ValueError(f"weights are on all, node or root, not on {where!r}")
 
     def broadcast(self, values: NDArray[Any]) -> None:
         """Give every rank rank 0's array, in place."""
@@ -112,12 +114,6 @@ class World(Group):
     def first(self, value: T | None) -> T | None:
         """The value of the lowest rank that has one, on every rank; None if none has."""
         return next((found for found in self.comm.allgather(value) if found is not None), None)
-
-    def mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The mean over ranks of a small float64 array."""
-        total = np.empty_like(values)
-        self.comm.Allreduce(values, total, MPI.SUM)
-        return total / self.size
 
     def minimum_integer(self, value: int) -> int:
         """The smallest of the ranks' integers."""

@@ -31,7 +31,7 @@ from iwes_mpi.compiled.jit import kernel, multiply_add
 
 Vector = NDArray[np.float64]
 
-# Rules are compiled without `iwes_mpi.jit.kernel`'s contraction of a·b + c to one rounding: NumPy rounds twice.
+# Rules are compiled without `compiled.jit.kernel`'s contraction of a·b + c to one rounding: NumPy rounds twice.
 strict = kernel(contract=False)
 
 TASKS: dict[str, tuple[type[Any], str]] = {}  # Gymnasium id: class of rules, the environment's entry point

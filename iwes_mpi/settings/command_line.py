@@ -127,7 +127,7 @@ _DESCRIPTION = """\
 Train a policy with Importance Weighted Evolution Strategies (IW-ES) under MPI.
 
 Each iteration perturbs the policy's parameters theta with Gaussian noise of deviation sigma, runs one episode
-per perturbed policy on all ranks, and moves theta towards the perturbations that did well. Plain ES then throws
+per perturbed policy on all ranks, and moves theta toward the perturbations that did well. Plain ES then throws
 these episodes away. IW-ES makes up to K more updates from them: since theta has moved, each sample is weighted by
 the ratio of its density under the new and the old search distribution. The effective sample size (ESS) says how
 much of the population still counts."""

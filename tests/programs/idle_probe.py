@@ -48,7 +48,7 @@ def main(world):
         return report
 
     around(GymRunner, "run", timed)
-    around(Estimator, "estimate", slow_estimate)
+    around(Estimator, "add_up", slow_estimate)
     around(EvolutionStrategies, "iterate", recorded)
     return train(world, sys.argv[3:])
 

@@ -3,7 +3,7 @@
 A kernel is a module with a NamedTuple ``Weights`` of all that the weight of a sample depends on. Its method
 ``log_weights(start)`` is compiled; it returns log c of the two members of the pair whose noise starts there. Its class
 method ``of(noise, delta, r2)`` makes it, where delta (d,) is the distance that theta has moved in units of sigma, and
-r2 its square.
+r2 its square. ``NEEDS_NORMS`` tells whether it looks up norms of the noise.
 """
 
 from typing import Any, Protocol
@@ -38,6 +38,11 @@ class Weights(Protocol):
 def kernel_named(name: str) -> type[Weights]:
     """The kernel of ``--weight-kernel``. Raises WrongInput for an unknown name."""
     return WEIGHT_KERNELS.module(name).Weights
+
+
+def needs_norms(name: str) -> bool:
+    """Whether a kernel needs the noise table's sums of squares. Raises WrongInput for an unknown name."""
+    return bool(WEIGHT_KERNELS.module(name).NEEDS_NORMS)
 
 
 def log_weights(self: Any, start: Any) -> tuple[float, float]:

@@ -9,6 +9,8 @@ from iwes_mpi.compiled.jit import compiled
 from iwes_mpi.method.kernels import squared_distances, sum_squares
 from iwes_mpi.method.weight_kernels import Noise
 
+NEEDS_NORMS = False  # whether the noise table must know sums of its squares
+
 
 class Weights(NamedTuple):
     """See `weight_kernels`."""

@@ -1,1 +1,0 @@
-programs/noise_probe.py
