@@ -17,9 +17,10 @@ import tempfile
 from pathlib import Path
 
 from iwes_mpi import open_run
+from iwes_mpi.method.phases import Phase
 
 LIMIT = 0.03
-PHASES = ("rollouts", "idle", "weights", "comm", "update", "io")
+PHASES = tuple(Phase)
 
 
 def train(options: argparse.Namespace, run_dir: str) -> None:

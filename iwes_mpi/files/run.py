@@ -96,9 +96,14 @@ class Run:
         known = self.iterations[y].notna()
         return self.spent(x)[known].to_numpy(np.float64), self.iterations[y][known].to_numpy(np.float64)
 
+    @property
+    def ess_by_iteration(self) -> "pd.Series[Any]":
+        """The smallest effective sample size of each iteration's updates, by iteration."""
+        return self.updates.groupby("iteration")["ess"].min()
+
     def smallest_ess(self, x: X = "env_steps") -> tuple[NDArray[Any], NDArray[Any]]:
         """The smallest effective sample size of each iteration that has one, against `spent`."""
-        smallest = self.updates.groupby("iteration")["ess"].min().reindex(self.iterations["iteration"])
+        smallest = self.ess_by_iteration.reindex(self.iterations["iteration"])
         values = smallest.to_numpy(np.float64)
         known = np.isfinite(values)
         return self.spent(x).to_numpy(np.float64)[known], values[known]

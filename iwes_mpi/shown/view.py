@@ -153,7 +153,7 @@ def _table(run: Run, n: int, width: int) -> "RenderableType":
     from rich.table import Table
 
     rows = run.iterations.tail(n + 1)
-    smallest_ess = run.updates.groupby("iteration")["ess"].min()
+    smallest_ess = run.ess_by_iteration
     largest_kl = run.updates.groupby("iteration")["kl"].max()
     # The row before tells how long an iteration took; the first one ever began at 0.
     seconds = rows["wall_time"].diff().fillna(rows["wall_time"])
