@@ -55,11 +55,11 @@ class Densities:
         """Log densities (n, 2) under N(center, sigma²I), less those under the distribution they were drawn from."""
         mine = self._group.slice(own.starts.size)
         out = np.zeros((len(mine), 2))
-        move = (own.center - center) / sigma
+        delta = (center - own.center) / sigma
         constant = center.size * math.log(own.sigma / sigma)
         kernels.log_ratios(
-            self._noise.values, own.starts[mine.start : mine.stop], move.astype(np.float32),
-            0.5 * kernels.sum_squares(move), own.sigma / sigma, constant, out,
+            self._noise.values, own.starts[mine.start : mine.stop], delta.astype(np.float32),
+            0.5 * kernels.sum_squares(delta), own.sigma / sigma, constant, out,
         )  # fmt: skip
         return out
 

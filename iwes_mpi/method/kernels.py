@@ -171,33 +171,33 @@ def log_weights(weights, starts, out):
 
 
 @kernel
-def log_ratios(table, starts, move, half_square, ratio, constant, out):
+def log_ratios(table, starts, delta, half_square, ratio, constant, out):
     """Log densities of pairs under another search distribution, less those under their own.
 
     A pair's members are x± = center ± sigma·epsilon. With center' and sigma' of the other distribution,
-    move = (center − center')/sigma' and ratio = sigma/sigma', they are
-    −½‖move‖² ∓ ratio·epsilon·move + ½(1 − ratio²)‖epsilon‖² + constant.
+    delta = (center' − center)/sigma' and ratio = sigma/sigma', they are
+    −½‖delta‖² ± ratio·epsilon·delta + ½(1 − ratio²)‖epsilon‖² + constant.
 
     Parameters
     ----------
     table : float32 (size,)
     starts : int64 (n,)
-    move : float32 (d,)
+    delta : float32 (d,)
     half_square : float
-        ½‖move‖².
+        ½‖delta‖².
     ratio, constant : float
         The constant is d·log(sigma/sigma').
     out : float64 (n, 2)
         Filled.
     """
-    d = move.shape[0]
+    d = delta.shape[0]
     for i in range(starts.shape[0]):
         row = table[starts[i] : starts[i] + d]
-        s = ratio * dot(row, move)
+        s = ratio * dot(row, delta)
         both = constant - half_square
         if ratio != 1.0:
             both += 0.5 * (1.0 - ratio * ratio) * sum_squares(row)
-        out[i, 0], out[i, 1] = both - s, both + s
+        out[i, 0], out[i, 1] = both + s, both - s  # eq. 4
 
 
 @kernel
