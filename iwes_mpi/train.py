@@ -17,7 +17,7 @@ from iwes_mpi.mpi.process import library_version
 from iwes_mpi.mpi.program import FAILED, FINISHED, STOPPED_EARLY, STORAGE_FAILED, agree, run_program
 from iwes_mpi.mpi.stop import StopFlag
 from iwes_mpi.mpi.world import World
-from iwes_mpi.settings.command_line import build_parser, parse
+from iwes_mpi.settings.command_line import build_parser, flag, parse
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.limits import finished
 from iwes_mpi.settings.wrong_input import WrongInput
@@ -258,7 +258,9 @@ def _summary(run_dir: Path, state: "State", median: float, code: int) -> str:
     if code == FINISHED:
         next_step = f"Results are in {run_dir}; see them with: {python} -m iwes_mpi.evaluate {run_dir}"
     else:
-        next_step = f"To go on, on any number of ranks: {python} -m iwes_mpi.train --resume --run-dir {run_dir}"
+        next_step = (
+            f"To go on, on any number of ranks: {python} -m iwes_mpi.train {flag('resume')} {flag('run_dir')} {run_dir}"
+        )
     return (
         f"{verb}: {state.iteration} iterations, {state.env_steps} environment steps "
         f"in {clock(state.wall_time)}{reached}.\n{next_step}"

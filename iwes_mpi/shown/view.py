@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from iwes_mpi.files.log import LOG
 from iwes_mpi.files.reader import LogError, is_being_written
 from iwes_mpi.files.run import Run, X, open_run
+from iwes_mpi.settings.command_line import flag
 from iwes_mpi.settings.config import Config
 from iwes_mpi.shown.console import clock
 from iwes_mpi.shown.text_plot import si, text_plot
@@ -97,7 +98,7 @@ def _state(run: Run, writing: bool, silence: float) -> tuple[State, str]:
     if run.finished:
         return "finished", f"finished: {n} iterations in {clock(_last(rows, 'wall_time'))}"
     if not writing:
-        return "stopped", f"stopped after {n} iterations; continue it with --resume"
+        return "stopped", f"stopped after {n} iterations; continue it with {flag('resume')}"
     usual = seconds_per_iteration(rows)
     if silence > max(_SILENCE, _PATIENCE * usual):
         text = f"silent for at least {clock(silence)} after {n} iterations"
