@@ -17,8 +17,8 @@ _DRIFT = (
     "--eval-every 1 --noise-table-size 200000 --iw-updates 3 --min-ess 0 "
 )
 _CHEETAH = (
-    "--display none --env-id HalfCheetah-v5 --iterations 4 --n-pairs 4 --n-eval 1 --eval-every 1 --max-episode-steps 40 "
-    "--noise-table-size 200000 --iw-updates 3 --min-ess 0.2 --train-episode-steps 5 "
+    "--display none --env-id HalfCheetah-v5 --iterations 4 --n-pairs 4 --n-eval 1 --eval-every 1 --min-ess 0.2 "
+    "--max-episode-steps 40 --noise-table-size 200000 --iw-updates 3 --train-episode-steps 5 "
 )
 _MANY = "--reuse-batches 2 --cross-fit --weigh-pairs --max-step 0.5 --shaping log-rank --optimizer clipup "
 _GROWING = "--train-episode-steps 4 --episode-schedule "
