@@ -54,11 +54,22 @@ class Workload:
         """Pairs per iteration."""
         return self.lengths.shape[1]
 
-    def busy_share(self, ranks: int, schedule: Schedule, ranks_per_node: int = 10**9, repeats: int = 20) -> float:
-        """The share of the cores' time that goes into episodes, if nothing else took any."""
+    def busy_share(
+        self,
+        ranks: int,
+        schedule: Schedule,
+        ranks_per_node: int = 10**9,
+        repeats: int = 20,
+        order: Callable[[NDArray[np.float64]], NDArray[np.int64]] | None = None,
+    ) -> float:
+        """The share of the cores' time that goes into episodes, if nothing else took any.
+
+        `order` makes an order of a population's episodes out of their durations (n_pairs, 2).
+        """
         total = span = 0.0
         for population, evaluation in self.draws(repeats):
-            busy = spans(population, evaluation, ranks, ranks_per_node, schedule)
+            chosen = None if order is None else order(population)
+            busy = spans(population, evaluation, ranks, ranks_per_node, schedule, chosen)
             total += busy.mean()
             span += busy.max()
         return total / span
@@ -200,6 +211,17 @@ def spans(
         busy[rank] = now + duration
         heapq.heapreplace(free, (now + duration, rank))
     return busy
+
+
+def longest_first(population: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The order of who knows all durations (n_pairs, 2) beforehand."""
+    return np.argsort(-population.ravel(), kind="stable")
+
+
+def second_by_first(population: NDArray[np.float64]) -> NDArray[np.int64]:
+    """First all first members; then second members, those whose first was short first, as its mirror image."""
+    firsts = np.arange(0, population.size, 2)
+    return np.concatenate([firsts, firsts[np.argsort(population[:, 0], kind="stable")] + 1])
 
 
 def _slices(work: NDArray[np.float64], ranks: int) -> NDArray[np.float64]:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from iwes_mpi.method import episode_schedules, kernels, shapings
 from iwes_mpi.method.batch import Batch
-from iwes_mpi.method.foresight import Foresight
 from iwes_mpi.method.mixing import Fresh, Mixing
 from iwes_mpi.method.noise import NoiseTable
 from iwes_mpi.method.phases import Phase, Phases
@@ -65,7 +64,6 @@ class EvolutionStrategies:
         self.config, self.world, self.runner, self.noise, self.state = config, world, runner, noise, state
         self.phases = Phases()
         self._queue = WorkQueue(world, config.schedule, stop, config.n_eval + 2 * config.n_pairs)
-        self._foresight = Foresight(world, noise) if config.schedule == "dynamic" else None
         self._theta32 = network.empty_parameters(state.theta.size)
         group = world.weights_group(config.weights_on)
         self._mixing = None if config.importance_mixing is None else Mixing(config, world, noise, self.phases)
@@ -88,8 +86,6 @@ class EvolutionStrategies:
         kept, fresh = (state.drawn, None) if self._mixing is None else self._mixing.choose(state, self.sigma)
         population = self._evaluate(fresh)
         before = state.theta.copy()
-        if self._foresight is not None:
-            self._foresight.learn(before, population.returns, population.lengths, population.ran)
         used = None if self._mixing is None else population.ran
         drawn = [*kept, Drawn(before.copy(), self.sigma, population.starts, population.returns, used)]
         returns = population.returns if self._mixing is None else _returns_in_use(drawn)
@@ -222,9 +218,6 @@ class EvolutionStrategies:
                 self.noise.starts(config.seed, iteration, first_pair, config.n_pairs, d)
             )  # fmt: skip
             n, members = starts.size, np.flatnonzero(ran)
-            if self._foresight is not None:
-                with self.phases(Phase.COMM):
-                    members = self._foresight.order(self.state.theta, starts, members)
             chosen = generator(config.seed, Stream.OBS_STATISTICS, iteration, first_pair).random(2 * n)
             observe = np.flatnonzero(ran.ravel() & (chosen < config.obs_stat_probability))
             message = Message(

@@ -336,13 +336,6 @@ def perturb(theta, sigma, row, sign, out):
 
 
 @kernel
-def project(table, starts, delta, out):
-    """out[i] = epsilon_i·delta, for epsilon_i the row of the table that begins at starts[i]; delta is float32 (d,)."""
-    for i in range(starts.shape[0]):
-        out[i] = dot(table[starts[i] : starts[i] + delta.shape[0]], delta)
-
-
-@kernel
 def block_square_sums(table, first, out):
     """out[b] = Σ of squares of block `first + b` of the table: what the prefix table is summed from."""
     for b in range(out.shape[0]):

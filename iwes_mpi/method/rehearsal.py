@@ -40,7 +40,6 @@ def rehearse(config: Config, runner: EpisodeRunner) -> None:
     theta, theta32 = np.zeros(d), np.zeros(d, dtype=np.float32)
     table = _Table(d + kernels.BLOCK, needs_norms(config.weight_kernel))
     kernels.perturb(theta, config.sigma, table.values[:d], 1.0, theta32)
-    kernels.project(table.values, np.zeros(1, dtype=np.int64), theta32, np.zeros(1))
     normalizer = initial_stats(obs_size, config.whiten).normalizer()
     for observe in (False, True):
         runner.rehearse(EpisodeTask(theta32, normalizer, generator(0, Stream.INITIALIZATION), 0.01, observe))

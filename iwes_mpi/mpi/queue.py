@@ -27,8 +27,8 @@ class WorkQueue:
     Under "static" each rank has a slice of its own. Under "dynamic" each node has a part of its own: of every
     ``world.size`` items in a row, as many as it has ranks. Its ranks take single items from a counter in the node's
     shared memory, by an atomic fetch-and-add that involves no other rank. With several nodes and many ranks the last
-    quarter of the items is a reserve. A node that has done its own part asks rank 0 for some of it, fewer the less there
-    is left, so that all nodes finish together; see `_Reserve`. Nothing of this enters results.
+    quarter of the items is a reserve. A node that has done its own part asks rank 0 for some of it, for fewer the less
+    there is left, so that all nodes finish together; see `_Reserve`. Nothing of this enters results.
 
     Creating one is collective. Each rank must exhaust every iterator it takes, and all ranks must have done so before
     one takes the next.

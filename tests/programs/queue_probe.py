@@ -33,6 +33,7 @@ def main(world):
                 os.kill(os.getpid(), signal.SIGTERM)
         taken.append(mine)
         world.barrier()
+    stop.drain()
     found = world.comm.gather((world.node_index, taken))
     if world.is_root:
         print(json.dumps(found))
