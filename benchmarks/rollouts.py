@@ -7,8 +7,9 @@ A round runs the same episodes in turn (1) natively, from the task to its return
 noise and reward included; (2) bare: a replay of the same controls from the same states in compiled code that does
 nothing but set ``data.ctrl`` and call ``mj_step`` frame_skip times, with neither reset nor ``mj_rnePostConstraint``,
 and with all that is known to make MuJoCo faster without changing a bit: its clock is off, and islands are not looked
-for in models of one tree (`iwes_mpi.rollouts.simulator`); (3) through this program's Gymnasium path. Each replay must end
-in the very state that the episode through Gymnasium ended in. Times are CPU time, so that other processes hardly count.
+for in models of one tree (`iwes_mpi.rollouts.simulator`); (3) through this program's Gymnasium path. Each replay must
+end in the very state that the episode through Gymnasium ended in. Times are CPU time, so that other processes hardly
+count.
 Shown are medians over the rounds of each round's own ratio. The last column is (2) against (3): the most that a native
 rollout can gain over Gymnasium while it steps as (2) does. With the 64×64 policy the exit code is 1 if a task has less
 than `LEAST` of (2).

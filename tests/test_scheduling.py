@@ -68,6 +68,20 @@ def test_a_rank_that_fails_ends_those_that_wait_for_the_reserve() -> None:
 
 
 @pytest.mark.mpi
+def test_a_reserve_changes_no_bit(tmp_path: Path) -> None:
+    digests = []
+    for ranks in (1, 4):  # alone there is none
+        run_dir = tmp_path / str(ranks)
+        outcome = launch.program(
+            ranks, "with_reserve.py", *launch.SMALL, "--run-dir", str(run_dir), MPIR_CVAR_NUM_CLIQUES="2"
+        )
+        assert outcome.code == 0, outcome.err
+        digests.append(open_run(run_dir).iterations["theta_digest"].tolist())
+    assert digests[0] == digests[1]
+    assert len(set(digests[0])) == 4
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("schedule", ["dynamic", "static"])
 def test_idle_time_is_the_time_ranks_wait(schedule: str, tmp_path: Path) -> None:
     """Against the waiting that follows from how long each rank's episodes took, with other known delays on rank 0."""
@@ -109,7 +123,7 @@ def test_the_model_hands_out_work_as_slices_or_to_whoever_is_free(model) -> None
     assert sorted(model.spans(population, evaluation, 2, 48, "dynamic").tolist()) == [8, 11]
     # Pairs of 4, 2, 7: free at (2, 4) → 6, 6, 13
     assert sorted(model.spans(population, evaluation, 2, 48, "pairs").tolist()) == [6, 13]
-    assert model.spans(population, evaluation, 2, 1, "dynamic").tolist() == [2 + 5, 4 + 8]
+    assert model.spans(population, evaluation, 2, 1, "dynamic").tolist() == [2 + 3 + 1 + 5, 4 + 1 + 1 + 2], "by turns"
 
 
 def test_the_model_in_its_limits(model) -> None:

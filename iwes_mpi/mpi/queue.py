@@ -40,8 +40,8 @@ class WorkQueue:
     stop : StopFlag
     capacity : int
         The most items that the reserve has room for.
-    fewest_ranks : int
-        From how many ranks on there is a reserve.
+    fewest_ranks : int or None
+        From how many ranks on there is a reserve; by default `FEWEST_RANKS`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class WorkQueue:
         schedule: Literal["dynamic", "static"],
         stop: StopFlag,
         capacity: int = 0,
-        fewest_ranks: int = FEWEST_RANKS,
+        fewest_ranks: int | None = None,
     ):
         self._world, self._stop = world, stop
         self._round = 0
@@ -58,7 +58,7 @@ class WorkQueue:
         self._reserve: _Reserve | None = None
         if not self._static:
             self._counters = _Counters(world, 2)
-            if world.n_nodes > 1 and world.size >= fewest_ranks:
+            if world.n_nodes > 1 and world.size >= (FEWEST_RANKS if fewest_ranks is None else fewest_ranks):
                 self._reserve = _Reserve(world, stop, capacity)
 
     def items(self, *lengths: int) -> Iterator[tuple[int, int]]:
