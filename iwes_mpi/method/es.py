@@ -63,7 +63,7 @@ class EvolutionStrategies:
     ):
         self.config, self.world, self.runner, self.noise, self.state = config, world, runner, noise, state
         self.phases = Phases()
-        self._queue = WorkQueue(world, config.schedule, stop)
+        self._queue = WorkQueue(world, config.schedule, stop, config.n_eval + 2 * config.n_pairs)
         self._theta32 = network.empty_parameters(state.theta.size)
         group = world.weights_group(config.weights_on)
         self._mixing = None if config.importance_mixing is None else Mixing(config, world, noise, self.phases)

@@ -87,10 +87,15 @@ class World(Group):
         """This rank's static share of n work items, in node order."""
         return split(n, self.size, self._first_position + self.node.rank)
 
-    def node_share(self, n: int) -> range:
-        """The static share of n work items of this rank's node: those of its ranks together."""
-        first = self._first_position
-        return range(n * first // self.size, n * (first + self.node.size) // self.size)
+    def node_turns(self, n: int) -> int:
+        """How many of n work items are this rank's node's: of every `size` in a row, as many as it has ranks."""
+        rounds, rest = divmod(n, self.size)
+        return rounds * self.node.size + min(max(rest - self._first_position, 0), self.node.size)
+
+    def node_turn(self, turn: int) -> int:
+        """The work item that is this rank's node's by the count of `node_turns`, from 0."""
+        rounds, place = divmod(turn, self.node.size)
+        return rounds * self.size + self._first_position + place
 
     def weights_group(self, where: Literal["all", "node", "root"]) -> Group | None:
         """The ranks that compute weights (``--weights-on``), or None on the others. Collective."""
@@ -144,6 +149,11 @@ class World(Group):
         for window in self._windows:
             window.Sync()
         self.node.barrier()
+        for window in self._windows:
+            window.Sync()
+
+    def sync(self) -> None:
+        """See what other ranks of the node have written to node arrays, and let them see what this one has."""
         for window in self._windows:
             window.Sync()
 
