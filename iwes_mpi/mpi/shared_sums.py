@@ -18,7 +18,7 @@ _FEW = 1 << 16  # numbers of all ranks together that each adds up by itself, rat
 class SharedSums:
     """A place where the ranks of a node meet and add up, asleep while they wait.
 
-    All methods are collective on the node, and must be called by its ranks in the same order.
+    Methods are collective on the node, and must be called by its ranks in the same order.
 
     Parameters
     ----------
@@ -26,15 +26,17 @@ class SharedSums:
         Of the node, open for access; the first rank gave `bytes_needed`, the others nothing.
     rank, size : int
         On the node.
+    largest : int
+        Ranks of the largest node, if sums over several are wanted: all must sum up pieces of the same length.
     """
 
-    def __init__(self, window: MPI.Win, rank: int, size: int):
-        self._window, self._rank, self._size = window, rank, size
+    def __init__(self, window: MPI.Win, rank: int, size: int, largest: int):
+        self._window, self.rank, self._size = window, rank, size
         memory = np.asarray(window.Shared_query(0)[0]).view(np.int64)
-        rows, capacity = _shape(size)
+        rows, capacity = 2 * size + 1, _capacity(largest)
         self._arrived = memory[:1]  # at all barriers so far
-        self._parts = memory[_PAD:].reshape(rows, capacity)[:-1].reshape(2, size, capacity)  # two that take turns
-        self._result = memory[_PAD:].reshape(rows, capacity)[-1]
+        numbers = memory[_PAD : _PAD + rows * capacity].reshape(rows, capacity)
+        self._parts, self._result = numbers[1:].reshape(2, size, capacity), numbers[0]  # the two parts take turns
         self._capacity, self._turn, self._passed = capacity, 0, 0
         if rank == 0:
             memory[:] = 0  # now, so that whoever asks how much memory is left gets to know
@@ -69,16 +71,16 @@ class SharedSums:
         n = values.size
         self._turn = 1 - self._turn
         parts = self._parts[self._turn]
-        parts[self._rank, :n] = values
+        parts[self.rank, :n] = values
         self.barrier()
         if n * self._size <= _FEW and between is None:
             np.sum(parts[:, :n], axis=0, out=values)
             return  # nobody writes to these parts before all have come to the next barrier
-        mine = slice(n * self._rank // self._size, n * (self._rank + 1) // self._size)
+        mine = slice(n * self.rank // self._size, n * (self.rank + 1) // self._size)
         np.sum(parts[:, mine], axis=0, out=self._result[mine])
         self.barrier()
         if between is not None:
-            if self._rank == 0:
+            if self.rank == 0:
                 between.Allreduce(MPI.IN_PLACE, self._result[:n], MPI.SUM)
             self.barrier()
         values[:] = self._result[:n]
@@ -87,13 +89,11 @@ class SharedSums:
 _PAD = 16  # numbers before the parts: the counter of arrivals has a cache line of its own
 
 
-def _shape(size: int) -> tuple[int, int]:
-    """Rows, of numbers of a rank or their sum, and how many numbers each has room for."""
-    rows = 2 * size + 1
-    return rows, max(512, _ROOM // 8 // rows)
+def _capacity(largest: int) -> int:
+    """Numbers of a rank that are summed at a time."""
+    return max(512, _ROOM // 8 // (2 * largest + 1))
 
 
-def bytes_needed(size: int) -> int:
-    """What a node with so many ranks needs."""
-    rows, capacity = _shape(size)
-    return 8 * (_PAD + rows * capacity)
+def bytes_needed(size: int, largest: int) -> int:
+    """What a node with `size` ranks needs, if the largest node has `largest`."""
+    return 8 * (_PAD + (2 * size + 1) * _capacity(largest))
