@@ -14,7 +14,6 @@ from numba.extending import intrinsic
 from iwes_mpi.compiled import cache
 
 
-
 def _load_numba() -> None:
     """Load what Numba knows of NumPy, without SciPy.
 

@@ -258,9 +258,7 @@ class EvolutionStrategies:
             observed, returns[:n_eval], lengths[:n_eval],
         )  # fmt: skip
 
-    def _perturb(
-        self, starts: NDArray[np.int64], first_pair: int, member: int, sigma: float
-    ) -> np.random.Generator:
+    def _perturb(self, starts: NDArray[np.int64], first_pair: int, member: int, sigma: float) -> np.random.Generator:
         """Set theta32 to the parameters of a member of a block's pairs, counted in order; returns its generator."""
         pair, second = divmod(member, 2)
         start = int(starts[pair])
