@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sleeper import draw_length
 
 from iwes_mpi import open_run
-from iwes_mpi.mpi.group import split
+from iwes_mpi.mpi.ranks import split
 
 Schedule = Literal["static", "dynamic", "pairs"]  # "pairs": a queue per node that hands out both members together
 WeightsOn = Literal["all", "node", "root"]

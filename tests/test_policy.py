@@ -24,7 +24,7 @@ def act(layout, theta, obs, clip=5.0, norm=None):
     obs = np.asarray(obs, dtype=float)
     out = np.full(int(layout.sizes[-1]), np.nan, dtype=np.float32)
     norm = normalizer(obs.size) if norm is None else norm
-    finite = network.act(layout.sizes, theta.astype(np.float32), norm, clip, layout.scratch(), obs, out)
+    finite = network.act(layout, theta.astype(np.float32), norm, clip, layout.scratch(), obs, out)
     return out, finite
 
 
@@ -63,7 +63,7 @@ def test_the_result_depends_on_its_arguments_alone():
     for fill in (0.0, 1e30, np.nan):
         scratch, out = layout.scratch(), np.full(5, fill, dtype=np.float32)
         scratch[:] = fill
-        network.act(layout.sizes, theta, normalizer(7), 5.0, scratch, obs, out)
+        network.act(layout, theta, normalizer(7), 5.0, scratch, obs, out)
         results.add(out.tobytes())
     assert len(results) == 1
 
@@ -113,7 +113,7 @@ def test_action_noise():
 def test_initial_parameters(obs_size, hidden, action_size):
     """Incoming weights of norm 1 (hidden) and 0.01 (output), of random direction; biases 0; every one used."""
     layout = network.layout(obs_size, hidden, action_size)
-    theta = network.initial_parameters(layout, generator(3, Stream.INITIALIZATION))
+    theta = layout.initial_parameters(generator(3, Stream.INITIALIZATION))
     sizes = [obs_size, *hidden, action_size]
     assert theta.dtype == np.float64
     assert theta.size == layout.n_parameters == sum((a + 1) * b for a, b in itertools.pairwise(sizes))
@@ -124,7 +124,7 @@ def test_initial_parameters(obs_size, hidden, action_size):
         np.testing.assert_allclose(norms, 1.0 if layer < len(hidden) else 0.01, rtol=1e-12)
         assert not bias.any()
         assert inputs < 4 or abs(weights.mean()) < 4 * weights.std() / np.sqrt(weights.size)
-    again = network.initial_parameters(layout, generator(3, Stream.INITIALIZATION))
+    again = layout.initial_parameters(generator(3, Stream.INITIALIZATION))
     assert theta.tobytes() == again.tobytes()
 
 

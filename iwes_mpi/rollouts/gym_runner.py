@@ -51,7 +51,8 @@ class GymRunner:
             size = space.shape[0]
             self._low = space.low.astype(np.float32)
             self._high = space.high.astype(np.float32)
-        self.network = network.layout(self._obs_size, config.hidden_sizes, size)
+        self.network = network.layout(self._obs_size, config.hidden_sizes, size, config.bias, config.activation)
+        self._act = network.compiled_act(self.network)
         self._scratch = self.network.scratch()
         self._output = np.zeros(size, dtype=np.float32)
 
@@ -66,20 +67,20 @@ class GymRunner:
             If the environment's observations are not of the shape it declares.
         """
         step = self.env.step
-        sizes, scratch, output = self.network.sizes, self._scratch, self._output
+        shape, scratch, output = self.network, self._scratch, self._output
         stats = np.zeros(1 + task.normalizer.size) if task.observe else None
         raw, _ = self.env.reset(seed=int(task.rng.integers(SEED_BOUND)))
         bitgen = generators.address(task.rng)
         unstable = self._instabilities()
         total, length = 0.0, 0
         while True:
-            obs = np.asarray(raw, dtype=np.float64)
+            obs = np.asarray(raw, dtype=np.float64, order="C")
             if obs.shape != (self._obs_size,):
                 raise RuntimeError(
                     f"step {length} gave an observation of shape {obs.shape}; "
                     f"the environment declares ({self._obs_size},)"
                 )
-            if not network.act(sizes, task.theta, task.normalizer, self._clip, scratch, obs, output):
+            if not self._act(shape, task.theta, task.normalizer, self._clip, scratch, obs, output):
                 return Episode(float("nan"), length, None)
             if stats is not None:
                 obs_stats.observe(stats, obs)
@@ -108,7 +109,7 @@ class GymRunner:
     def rehearse(self, task: EpisodeTask) -> None:
         """See `EpisodeRunner`; the environment is not touched."""
         obs = np.zeros(self._obs_size)
-        network.act(self.network.sizes, task.theta, task.normalizer, self._clip, self._scratch, obs, self._output)
+        self._act(self.network, task.theta, task.normalizer, self._clip, self._scratch, obs, self._output)
         obs_stats.observe(np.zeros(1 + task.normalizer.size), obs)
         if self._discrete_start is None:
             _add_noise(generators.address(task.rng), task.action_noise, self._low, self._high, self._output)
