@@ -27,7 +27,7 @@ _HOMES = {  # where a name is defined; loaded when it is first asked for
     "open_run": "files.run",
 }
 
-__all__ = [  # noqa: RUF022 - as in _HOMES
+__all__ = [
     "AskTell", "Policy", "Result", "Run", "RunFailed", "WrongInput", "__version__", "load_policy", "maximize",
     "open_run",
 ]  # fmt: skip
@@ -40,4 +40,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*(name for name in globals() if name.startswith("__")), *__all__})

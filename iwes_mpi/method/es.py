@@ -182,4 +182,3 @@ class EvolutionStrategies:
             raise self.learner.diverged()
         means = message["nanoseconds"] / (1e9 * self.world.size)
         return dict(zip(Phase, means.tolist(), strict=True))
-

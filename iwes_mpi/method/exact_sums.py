@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from iwes_mpi.method import kernels
 from iwes_mpi.method.kernels import N_CLIPPED, N_SCALARS, SUM_C, SUM_C2, SUM_CU, FixedPoint, Sums
-from iwes_mpi.mpi.ranks import Ranks
 from iwes_mpi.mpi.message import Message, counts, slots
+from iwes_mpi.mpi.ranks import Ranks
 
 
 def fixed_point(n_pairs: int) -> FixedPoint:

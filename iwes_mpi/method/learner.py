@@ -12,7 +12,7 @@ from iwes_mpi.method import episode_schedules, kernels, shapings
 from iwes_mpi.method.batch import Batch
 from iwes_mpi.method.mixing import Fresh, Mixing
 from iwes_mpi.method.noise import NoiseTable
-from iwes_mpi.method.phases import Phase, Phases
+from iwes_mpi.method.phases import Phases
 from iwes_mpi.method.report import Population, Report, Update
 from iwes_mpi.method.schedules import learning_rate_at, sigma_at
 from iwes_mpi.method.seeding import Stream, generator

@@ -24,8 +24,8 @@ from iwes_mpi.method.noise import NoiseTable
 from iwes_mpi.method.phases import Phase, Phases
 from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.method.state import Drawn, State
-from iwes_mpi.mpi.ranks import Ranks
 from iwes_mpi.mpi.message import Message, counts
+from iwes_mpi.mpi.ranks import Ranks
 from iwes_mpi.settings.config import Config
 
 

@@ -52,9 +52,7 @@ class State:
     drawn: list[Drawn] = field(default_factory=list)
 
 
-def initial_state(
-    seed: int, shape: Parameters, optimizer: str, episode_cap: int = 0, whiten: bool = False
-) -> State:
+def initial_state(seed: int, shape: Parameters, optimizer: str, episode_cap: int = 0, whiten: bool = False) -> State:
     """The state a run starts from: it depends on the seed, on what theta is and on the settings named alone."""
     theta = shape.initial_parameters(generator(seed, Stream.INITIALIZATION))
     start = optimizer_named(optimizer).init(theta.size)

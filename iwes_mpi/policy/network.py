@@ -224,9 +224,9 @@ _columns_rest = _block(1, 8, partial=True)
 def _affine(theta, offset, inputs, outputs, has_bias, scratch, source):
     """The affine part of a layer: row 1 − `source` of scratch becomes bias + (row `source`)ᵀ·weights.
 
-    The layer's weights (inputs, outputs) start at `offset` of theta, its bias follows, if it has one. Offsets, not slices, since
-    counting references to the slices was measured to take as long as a layer of 64 units. In blocks of columns, each
-    as wide as there are columns left; every weight is read once.
+    The layer's weights (inputs, outputs) start at `offset` of theta, its bias follows, if it has one. Offsets, not
+    slices, since counting references to the slices was measured to take as long as a layer of 64 units. In blocks of
+    columns, each as wide as there are columns left; every weight is read once.
     """
     j = 0
     while outputs - j >= 128:

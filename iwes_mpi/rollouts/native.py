@@ -195,9 +195,7 @@ class NativeRunner:
         self._env, inner = env, env.unwrapped
         space: Any = env.action_space
         obs_size = env.observation_space.shape[0]
-        self.network = network.layout(
-            obs_size, config.hidden_sizes, space.shape[0], config.bias, config.activation
-        )
+        self.network = network.layout(obs_size, config.hidden_sizes, space.shape[0], config.bias, config.activation)
         self.description = f"{config.env_id} natively in MuJoCo {simulator.version()}"
         self._obs_size, self._rules, self.limit = obs_size, rules, max_steps
         self._env_rng = np.random.Generator(np.random.PCG64(0))

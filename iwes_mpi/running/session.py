@@ -5,7 +5,6 @@ population, and what is said.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 

@@ -12,7 +12,7 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from iwes_mpi.settings import values
@@ -74,11 +74,13 @@ class Request:
 
     settings: dict[str, Any]  # by name, in order of precedence already merged
     resume: Literal["never", "always", "auto"]
-    defaults: dict[str, Any] = field(default_factory=dict)  # of a new run, where they are others than those of `Config`
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a new run, if not those of `Config`
 
     def config(self, recorded: Config | None = None) -> Config:
         """The run's configuration: what was asked for, over `recorded` (a run being resumed) or the defaults."""
-        base = self.defaults if recorded is None else {f.name: getattr(recorded, f.name) for f in dataclasses.fields(recorded)}
+        base = self.defaults
+        if recorded is not None:
+            base = {f.name: getattr(recorded, f.name) for f in dataclasses.fields(recorded)}
         return Config(**(base | self.settings))
 
 
