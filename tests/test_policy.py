@@ -44,6 +44,27 @@ def test_forward_is_the_network(obs_size, hidden, action_size):
             np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("obs_size", "hidden", "action_size"), [(3, (), 2), (17, (70, 140), 6), (7, (9, 3, 13), 5)])
+def test_biases_and_hidden_units_are_as_chosen(obs_size, hidden, action_size, bias, activation):
+    """Theta is followed by numbers that must not be read; every width of block takes part."""
+    layout = network.layout(obs_size, hidden, action_size, bias, activation)
+    rng = np.random.default_rng(obs_size)
+    d = sum((inputs + bias) * outputs for inputs, outputs in itertools.pairwise([obs_size, *hidden, action_size]))
+    assert layout.n_parameters == d
+    assert layout.initial_parameters(rng).size == d
+    assert np.count_nonzero(layout.initial_parameters(rng)) == d - bias * (sum(hidden) + action_size)
+    memory = np.full(d + 500, np.nan, dtype=np.float32)
+    theta = memory[:d]
+    theta[:] = rng.standard_normal(d) / np.sqrt(obs_size)
+    for obs in rng.uniform(-5, 5, (5, obs_size)).astype(np.float32):
+        out = np.zeros(action_size, dtype=np.float32)
+        assert network.act(layout, theta, normalizer(obs_size), 5.0, layout.scratch(), obs.astype(float), out)
+        expected = reference.mlp(theta, layout.sizes.tolist(), obs, bias, activation == "relu")
+        np.testing.assert_allclose(out, expected, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
 def test_hidden_units_are_tanh():
     """One unit, weight 1: the output is tanh of the input, over its whole range."""
     layout = network.layout(1, (1,), 1)

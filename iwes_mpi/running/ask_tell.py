@@ -111,7 +111,7 @@ class AskTell:
         Parameters
         ----------
         returns : sequence of float
-            One for each candidate, in order; larger is better. NaN is an evaluation that does not count.
+            One for each candidate, in order; larger is better. NaN counts as the worst of them.
 
         Returns
         -------

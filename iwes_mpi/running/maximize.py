@@ -52,7 +52,7 @@ class RunFailed(RuntimeError):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """What `maximize` came to; the same on every rank."""
 
@@ -63,6 +63,7 @@ class Result:
     mean_return: float  # of the last population; NaN before the first
     best_return: float  # the largest of all populations; -inf before the first
     eval_return: float  # of theta at the start of the iteration that last evaluated it; NaN if none did
+    rank: int  # of this process; 0 is the one that talks
 
     @property
     def exit_code(self) -> int:
@@ -84,7 +85,7 @@ def maximize(
     ----------
     objective : callable
         ``objective(theta, rng)`` takes theta, float32 (d,), and a `numpy.random.Generator` of this evaluation's own,
-        and returns a number. What is random in it must come from `rng`. NaN is an evaluation that does not count.
+        and returns a number. What is random in it must come from `rng`. NaN counts as the worst of its population.
     theta0 : array (d,)
         Where a new run begins.
     run_dir : path, optional
@@ -144,11 +145,11 @@ def _result(world: World, outcome: session.Outcome, work: "_Maximization") -> Re
     state, (mean, best) = outcome.state, outcome.returns or (math.nan, -math.inf)
     if state is None:
         theta = world.from_root(work.theta0)
-        return Result(theta, False, 0, 0, math.nan, -math.inf, math.nan)
+        return Result(theta, False, 0, 0, math.nan, -math.inf, math.nan, world.rank)
     world.broadcast(state.theta)
     evaluation = state.recent_evaluations[-1] if state.recent_evaluations else math.nan
     finished = outcome.code == FINISHED
-    return Result(state.theta, finished, state.iteration, state.episodes, mean, best, evaluation)
+    return Result(state.theta, finished, state.iteration, state.episodes, mean, best, evaluation, world.rank)
 
 
 class _Maximization:
