@@ -198,7 +198,7 @@ def test_a_file_that_is_cut_or_absent_is_refused_in_a_line(tmp_path):
     data = path.read_bytes()
     for content in (b"", b"no", data[:200], data[:-30], data[:300] + b"\0" * 40 + data[340:]):
         path.write_bytes(content)
-        with pytest.raises(PolicyError, match="^[^\n]+$"):
+        with pytest.raises(PolicyError, match=r"^[^\n]+$"):
             iwes_mpi.load_policy(path)
     with pytest.raises(PolicyError, match="cannot be read: No such file"):
         iwes_mpi.load_policy(tmp_path / "none.npz")

@@ -175,7 +175,7 @@ def test_a_run_goes_on_to_the_bits_of_one_left_alone(tmp_path):
     assert run_.config.env_id == "test_objectives.rugged"
     with pytest.raises(iwes_mpi.WrongInput, match="maximizes an objective"):
         run_.policy()
-    with pytest.raises(iwes_mpi.WrongInput, match="^theta0: the run in .* began at another theta0"):
+    with pytest.raises(iwes_mpi.WrongInput, match=r"^theta0: the run in .* began at another theta0"):
         iwes_mpi.maximize(rugged, np.ones(5), run_dir=tmp_path / "parts", resume="auto", **SMALL)
     with pytest.raises(iwes_mpi.WrongInput, match=r"^objective: is .*lambda.* but the run"):
         iwes_mpi.maximize(lambda theta, rng: 0, np.zeros(5), run_dir=tmp_path / "parts", resume="auto", **SMALL)
@@ -266,23 +266,23 @@ def test_wrong_arguments_of_maximize_are_refused(arguments, message):
 
 @pytest.mark.parametrize("value", [None, "3", [1.0, 2.0], True, 1j, np.zeros(2)])
 def test_what_is_no_number_is_refused(value):
-    with pytest.raises(iwes_mpi.WrongInput, match="^objective: returned .*, not a number"):
+    with pytest.raises(iwes_mpi.WrongInput, match=r"^objective: returned .*, not a number"):
         iwes_mpi.maximize(lambda theta, rng: value, [0.0], iterations=1, display="none", **SMALL)
     es = iwes_mpi.AskTell([0.0], **SMALL)
     es.ask()
-    with pytest.raises(iwes_mpi.WrongInput, match="^returns: returned .*, not a number"):
+    with pytest.raises(iwes_mpi.WrongInput, match=r"^returns: returned .*, not a number"):
         es.tell([value] * 12)
 
 
 def test_tell_comes_after_ask_with_a_number_for_each_candidate():
     es = iwes_mpi.AskTell([0.0], **SMALL)
-    with pytest.raises(iwes_mpi.WrongInput, match="^tell: comes after ask"):
+    with pytest.raises(iwes_mpi.WrongInput, match=r"^tell: comes after ask"):
         es.tell([0.0] * 12)
     es.ask()
-    with pytest.raises(iwes_mpi.WrongInput, match="^returns: must be 12 numbers, one for each candidate, got 3"):
+    with pytest.raises(iwes_mpi.WrongInput, match=r"^returns: must be 12 numbers, one for each candidate, got 3"):
         es.tell([0.0] * 3)
     es.tell(np.arange(12))
-    with pytest.raises(iwes_mpi.WrongInput, match="^tell: comes after ask"):
+    with pytest.raises(iwes_mpi.WrongInput, match=r"^tell: comes after ask"):
         es.tell([0.0] * 12)
 
 

@@ -1,6 +1,7 @@
 """`iwes_mpi.AskTell`: the method for those who own their loop, in one process and without MPI."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,9 +54,11 @@ class AskTell:
         try:
             config = Config(**settings, **FIXED, seed=seed)
             check_together(config)
-            size, _ = choose_size(config, solo, shape.n_parameters)
+            size, notice = choose_size(config, solo, shape.n_parameters)
         except WrongInput as error:
             raise WrongInput(error.setting, plain(error.problem)) from None
+        if notice:  # where memory is short: another table is other noise
+            warnings.warn(plain(notice), stacklevel=2)
         self._config = dataclasses.replace(config, noise_table_size=size)
         noise = NoiseTable(solo, seed, size, with_norms=needs_norms(config.weight_kernel))
         self._state = initial_state(seed, shape, config.optimizer)

@@ -127,8 +127,7 @@ def maximize(
     except Refused as refused:
         neighbor.leave()
         error = refused.error
-        name = "objective" if error.setting == "env_id" else error.setting
-        raise WrongInput(name, plain(error.problem), error.source) from None
+        raise WrongInput(error.setting, plain(error.problem), error.source) from None
     except BaseException as error:
         if world.size > 1:  # the others wait
             if isinstance(error, WrongInput):
@@ -207,6 +206,8 @@ class _Maximization:
         except WrongInput as error:
             if error.setting == "env_kwargs":
                 raise WrongInput("theta0", f"the run in {self._run_dir} began at another theta0") from None
+            if error.setting == "env_id":
+                raise WrongInput("objective", error.problem) from None
             raise
 
     def open(self, world: World, config: Config) -> ObjectiveRunner:
