@@ -41,7 +41,7 @@ def train(world: World, argv: list[str]) -> int:
 
 
 class Training:
-    """What a command line asks to be trained: a `session.Work`.
+    """What a command line asks to be trained: a `work.Work`.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Training:
         self.command = ["python", "-m", "iwes_mpi.train", *argv]
 
     def plan(self) -> "Plan":
-        """Settle the settings with what the run directory holds; see `session.Work`."""
+        """Settle the settings with what the run directory holds; see `work.Work`."""
         from iwes_mpi.files.directory import make_plan  # files are rank 0's business alone, and so is importing them
 
         plan = make_plan(parse(self._argv))
@@ -68,25 +68,25 @@ class Training:
         return plan
 
     def open(self, world: World, config: Config) -> "EpisodeRunner":
-        """The environment; see `session.Work`."""
+        """The environment; see `work.Work`."""
         from iwes_mpi.rollouts.together import open_on_all
 
         return open_on_all(world, config)
 
     def hook(self, config: Config) -> "Callable[[IterationRow], object] | None":
-        """What ``--on-iteration`` names; see `session.Work`."""
+        """What ``--on-iteration`` names; see `work.Work`."""
         return None if config.on_iteration is None else find_hook(config.on_iteration)
 
     def spell(self, text: str) -> str:
-        """Settings as flags; see `session.Work`."""
+        """Settings as flags; see `work.Work`."""
         return build_parser().spell(text)
 
     def fail(self, problem: str) -> None:
-        """Print one line; see `session.Work`."""
+        """Print one line; see `work.Work`."""
         print(f"iwes_mpi.train: error: {problem}", file=sys.stderr, flush=True)
 
     def summarize(self, plan: "Plan", state: "State", median: float, code: int) -> str:
-        """Two lines; see `session.Work`."""
+        """Two lines; see `work.Work`."""
         from iwes_mpi.shown.console import clock
 
         run_dir = plan.run_dir

@@ -115,7 +115,8 @@ def test_no_room_imports_from_a_later_one() -> None:
 def test_programs_do_not_import_each_other() -> None:
     programs = {f"iwes_mpi.{name}" for name in PROGRAMS}
     assert programs <= PACKAGE.keys()
-    assert not [(name, found & programs) for name, found in ARROWS.items() if found & programs]
+    others = {name: found & programs for name, found in ARROWS.items() if name != "iwes_mpi.scripts"}
+    assert not [(name, found) for name, found in others.items() if found]
 
 
 @pytest.mark.parametrize(("library", "home"), [("mpi4py", "mpi"), ("h5py", "files")])

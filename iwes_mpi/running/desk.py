@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from iwes_mpi.files.directory import Plan
     from iwes_mpi.method.report import Report
     from iwes_mpi.method.state import State
-    from iwes_mpi.running.session import Work
+    from iwes_mpi.running.work import Work
 
 
 class Unkept:

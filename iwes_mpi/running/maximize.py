@@ -22,7 +22,6 @@ from iwes_mpi.mpi.program import BAD_INPUT, FINISHED, STOPPED_EARLY, Refused, ag
 from iwes_mpi.mpi.world import LauncherMismatch, World
 from iwes_mpi.rollouts.objective import Objective, ObjectiveRunner, starting_point
 from iwes_mpi.running import session
-from iwes_mpi.running.hook import find_hook
 from iwes_mpi.running.objectives import DEFAULTS, FIXED, SETTINGS, name_of, plain, refuse_others
 from iwes_mpi.settings.command_line import Request
 from iwes_mpi.settings.config import Config, check_together
@@ -152,7 +151,7 @@ def _result(world: World, outcome: session.Outcome, work: "_Maximization") -> Re
 
 
 class _Maximization:
-    """An objective to be maximized: a `session.Work`."""
+    """An objective to be maximized: a `work.Work`."""
 
     def __init__(
         self, objective: Objective, theta0: ArrayLike, run_dir: str | os.PathLike[str] | None, resume: str,
@@ -164,7 +163,7 @@ class _Maximization:
         self.command = ["python", *sys.argv]
 
     def plan(self) -> "Plan":
-        """See `session.Work`."""
+        """See `work.Work`."""
         from iwes_mpi.files.directory import Plan, make_plan
         from iwes_mpi.method.state import digest
 
@@ -196,7 +195,6 @@ class _Maximization:
             from iwes_mpi.shown.tensorboard import require
 
             require()
-        self.hook(plan.config)
         return plan
 
     def _fitting(self, make: "Callable[[], Plan]") -> "Plan":
@@ -211,7 +209,7 @@ class _Maximization:
             raise
 
     def open(self, world: World, config: Config) -> ObjectiveRunner:
-        """See `session.Work`."""
+        """See `work.Work`."""
         self.theta0 = world.from_root(self.theta0)
         agree(world, self._check_objective)
         return ObjectiveRunner(self._objective, self.theta0, f"objective {config.env_id}")
@@ -221,18 +219,18 @@ class _Maximization:
             raise WrongInput("objective", f"must be a function of theta and rng, got {self._objective!r}")
 
     def hook(self, config: Config) -> "Callable[[IterationRow], object] | None":
-        """See `session.Work`."""
-        return self._on_iteration or (None if config.on_iteration is None else find_hook(config.on_iteration))
+        """See `work.Work`."""
+        return self._on_iteration
 
     def spell(self, text: str) -> str:
-        """See `session.Work`."""
+        """See `work.Work`."""
         return plain(text)
 
     def fail(self, problem: str) -> None:
-        """See `session.Work`: it is raised, on every rank."""
+        """See `work.Work`: it is raised, on every rank."""
 
     def summarize(self, plan: "Plan", state: "State", median: float, code: int) -> str:
-        """See `session.Work`."""
+        """See `work.Work`."""
         from iwes_mpi.shown.console import clock
 
         verb = "Finished" if code == FINISHED else "Stopped early" + (", with a checkpoint" if plan.kept else "")
