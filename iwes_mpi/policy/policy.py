@@ -187,8 +187,8 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         If the file is not there, or not a whole policy of this format; in one line.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files if name in _ARRAYS}
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files if name in _ARRAYS}
     except OSError as error:
         raise PolicyError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError, NotImplementedError, TypeError):
