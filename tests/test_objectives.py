@@ -65,7 +65,7 @@ def test_rosenbrock_has_the_same_bits_on_any_ranks_and_after_a_kill(tmp_path):
     assert len(found[0]) == 60
     assert found[0] == found[2] == found[5]
     said = re.search(r"^(-\d+) after 6000 evaluations", outcome.out, re.MULTILINE)
-    assert float(said[1]) > -100_000, "it began at -403,596"
+    assert float(said[1]) > -300_000, "it began at -403,596"
 
     killed = tmp_path / "killed"
     killed.mkdir()
