@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete
 
+from iwes_mpi.policy.policy import Actions
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -89,6 +91,15 @@ def is_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
     """Whether an environment holds the data of a MuJoCo simulation."""
     mujoco = sys.modules.get("mujoco")
     return mujoco is not None and isinstance(getattr(env.unwrapped, "data", None), mujoco.MjData)
+
+
+def actions_of(space: gymnasium.Space[Any]) -> tuple[Actions, int]:
+    """What a supported action space takes, and how many numbers the policy puts out for it."""
+    if isinstance(space, Discrete):
+        nothing = np.zeros(0, dtype=np.float32)
+        return Actions(nothing, nothing, int(space.start)), int(space.n)
+    assert isinstance(space, Box)
+    return Actions(space.low.astype(np.float32), space.high.astype(np.float32), None), space.shape[0]
 
 
 def _check_spaces(env_id: str, env: gymnasium.Env[Any, Any]) -> None:
