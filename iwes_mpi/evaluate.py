@@ -20,6 +20,7 @@ from iwes_mpi.rollouts.episode import EpisodeTask
 from iwes_mpi.rollouts.together import open_on_all
 from iwes_mpi.settings import values
 from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.printable import one_line
 from iwes_mpi.settings.wrong_input import WrongInput
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def evaluate(world: World, argv: list[str]) -> int:
     runner.close()
     if world.is_root:
         print(
-            f"{options.run}: {config.env_id} after {state.iteration} iterations, "
+            f"{one_line(options.run)}: {config.env_id} after {state.iteration} iterations, "
             f"{options.episodes} {'deterministic' if options.deterministic else 'stochastic'} episodes",
         )
         print(Scores(returns, lengths).table(), flush=True)
@@ -152,13 +153,13 @@ def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int]) -> int
     try:
         film = studio.film(task)
     except FilmError as error:
-        print(f"iwes_mpi.evaluate: error: {error}", file=sys.stderr, flush=True)
+        print(f"iwes_mpi.evaluate: error: {one_line(error)}", file=sys.stderr, flush=True)
         return STORAGE_FAILED
     finally:
         studio.close()
     total, length = film.episode.total_reward, film.episode.length
     print(
-        f"{studio.path}: the first episode, return {total:.3f} in {length} steps; {film.frames} pictures, "
+        f"{one_line(studio.path)}: the first episode, return {total:.3f} in {length} steps; {film.frames} pictures, "
         f"{film.frames / film.rate:.1f} s at {film.rate:g} per second",
         flush=True,
     )
@@ -169,7 +170,7 @@ def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int]) -> int
 
 def print_warning(text: str) -> None:
     """Tell of something that was passed over."""
-    print(f"iwes_mpi.evaluate: warning: {text}", file=sys.stderr, flush=True)
+    print(f"iwes_mpi.evaluate: warning: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from iwes_mpi.mpi.world import World
 from iwes_mpi.settings.command_line import build_parser, flag, parse
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.limits import finished
+from iwes_mpi.settings.printable import one_line, printable
 from iwes_mpi.settings.wrong_input import WrongInput
 
 if TYPE_CHECKING:  # loaded by rank 0 alone, or once the input is known to be right
@@ -214,9 +215,9 @@ class _Desk:
             if not failed:
                 code = STORAGE_FAILED
                 problem += "; the run stopped at its last good checkpoint, continue with `resume`"
-            print(f"iwes_mpi.train: error: {self._spell(problem)}", file=sys.stderr, flush=True)
+            print(f"iwes_mpi.train: error: {one_line(self._spell(problem))}", file=sys.stderr, flush=True)
         elif self._config.display != "none":
-            print(_summary(self._plan.run_dir, self._state, self._evaluation.median, code), flush=True)
+            print(printable(_summary(self._plan.run_dir, self._state, self._evaluation.median, code)), flush=True)
         return code
 
 

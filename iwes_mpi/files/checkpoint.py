@@ -134,7 +134,10 @@ def _understood(contents: Contents, version: int) -> Checkpoint:
     root, attrs = contents.root, contents.attributes(contents.root)
     config = Config.from_json(attrs["config"])
     theta = contents.array(root, "theta", 1, np.float64)
-    stats = obs_stats.unpack(contents.array(root, "obs_stats", 1, np.float64), config.whiten)
+    packed = contents.array(root, "obs_stats", 1, np.float64)
+    stats = obs_stats.unpack(packed, config.whiten) if packed.size > 2 else None
+    if stats is None or stats.m2.shape[-1] != stats.mean.size:
+        raise Untrusted("its statistics of observations are none")
     counts: dict[str, Any] = {name: int(attrs[name]) for name in _COUNTS if name in attrs or version > 1}
     optimizer = _optimizer(contents, attrs, config.optimizer, version, theta.size)
     state = State(theta=theta, optimizer=optimizer, obs=stats, wall_time=float(attrs["wall_time"]), **counts)

@@ -52,6 +52,14 @@ def make_plan(request: Request) -> Plan:
     """
     config = request.config()
     run_dir = Path(config.run_dir or _default_run_dir(config))
+    try:
+        return _plan(request, config, run_dir)
+    except OSError as error:  # a name that is too long, say
+        raise WrongInput("run_dir", f"{run_dir}: {error.strerror}") from None
+
+
+def _plan(request: Request, config: Config, run_dir: Path) -> Plan:
+    """See `make_plan`."""
     seen = identity(run_dir)
     if not (run_dir / record.CONFIG).exists():
         if run_dir.exists() and not run_dir.is_dir():

@@ -39,7 +39,7 @@ def require_file(path: Path) -> int:
     """
     info = path.stat()
     if not stat.S_ISREG(info.st_mode):
-        raise Untrusted("it is not a file" if not stat.S_ISDIR(info.st_mode) else "it is a directory")
+        raise Untrusted("a directory is not a file" if stat.S_ISDIR(info.st_mode) else "a pipe or device is not a file")
     return info.st_size
 
 
@@ -130,11 +130,11 @@ class Contents:
         if not np.can_cast(kind, wanted, "same_kind"):
             raise Untrusted(f"{name} is of type {kind} instead of {wanted}")
         chunk = made.get_chunk() if made.get_layout() == h5py.h5d.CHUNKED else ()
-        item = max(kind.itemsize, wanted.itemsize)
-        self.reserve(name, max(0, _product(chunk) - _product(shape)) * item)
-        self.reserve(name, _product(shape) * item)
-        _check_filters(member, made, name, _product(chunk) * kind.itemsize, self._size)
         part = shape if rows is None or not shape else (min(rows, shape[0]), *shape[1:])
+        item = max(kind.itemsize, wanted.itemsize)
+        self.reserve(name, max(0, _product(chunk) - _product(part)) * item)
+        self.reserve(name, _product(part) * item)
+        _check_filters(member, made, name, _product(chunk) * kind.itemsize, self._size)
         values = np.empty(part, wanted)
         if values.size:
             start = (0,) * n_dims
