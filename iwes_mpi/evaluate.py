@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from iwes_mpi.method.room import require_room
 from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.mpi.message import Message, counts, slots
 from iwes_mpi.mpi.program import FINISHED, STORAGE_FAILED, agree, run_program
@@ -64,6 +65,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--episodes", type=int, default=30, metavar="N", help="episodes [default 30]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the episodes [default 0]")
     parser.add_argument("--deterministic", action="store_true", help="act without action noise")
+    parser.add_argument(
+        "--trust", action="store_true", help="import the module that the run's env_id names: its code is executed"
+    )
     parser.add_argument("--video", metavar="FILE", help="film the first of the episodes, off screen: .mp4 or .gif")
     parser.add_argument(
         "--video-seconds", type=float, metavar="X", help="film only the first so many seconds [default: all]"
@@ -88,9 +92,19 @@ def _prepare(argv: list[str]) -> "tuple[argparse.Namespace, Checkpoint]":
     try:
         if not path.exists():
             raise WrongInput("run", f"{path} does not exist")
-        return options, load_newest(path, print_warning) if path.is_dir() else load(path)
-    except (CheckpointError, FileNotFoundError) as error:
+        found = load_newest(path, print_warning) if path.is_dir() else load(path)
+    except CheckpointError as error:
         raise WrongInput("run", str(error)) from None
+    except OSError as error:
+        raise WrongInput("run", f"{path}: {error.strerror}" if error.strerror else str(error)) from None
+    module, names_one, _ = found.config.env_id.partition(":")
+    if names_one and not options.trust:
+        raise WrongInput(
+            "trust",
+            f"is needed: the run's environment is {found.config.env_id}, so module {module} would be imported, which "
+            "executes its code. Give it if you know where run and module come from",
+        )
+    return options, found
 
 
 def evaluate(world: World, argv: list[str]) -> int:
@@ -111,6 +125,7 @@ def evaluate(world: World, argv: list[str]) -> int:
 
     studio = agree(world, lambda: _open_studio(config, options), on_root=True)
     runner = open_on_all(world, config)
+    agree(world, lambda: require_room("episodes", options.episodes, 64, world))
     theta, normalizer = state.theta.astype(np.float32), state.obs.normalizer()
     noise = 0.0 if options.deterministic else config.action_noise
 
@@ -143,7 +158,7 @@ def _open_studio(config: "Config", options: argparse.Namespace) -> "Studio | Non
         return None
     from iwes_mpi.shown.film import Studio
 
-    return Studio(config, Path(options.video), options.video_seconds)
+    return Studio(config, Path(options.video).absolute(), options.video_seconds)
 
 
 def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int]) -> int:

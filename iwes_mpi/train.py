@@ -63,11 +63,14 @@ def train(world: World, argv: list[str]) -> int:
         return STOPPED_EARLY
 
     from iwes_mpi.method.noise import choose_size
+    from iwes_mpi.method.room import require_room_for_population
     from iwes_mpi.method.state import initial_state
     from iwes_mpi.rollouts.together import open_on_all
 
     runner = open_on_all(world, config)
+    stop.listen()
     d = runner.network.n_parameters
+    agree(world, lambda: require_room_for_population(config, world, int(runner.network.sizes[0])))
     size, notice = agree(world, lambda: choose_size(config, world, d)) or (0, None)
     config = dataclasses.replace(config, noise_table_size=size)
     state = state or initial_state(
@@ -119,6 +122,7 @@ def _iterate(
     code, problem = FINISHED, ""
     while not finished(config, state.iteration, state.env_steps, state.recent_evaluations):
         # The safe point of an iteration: all ranks agree to go on, or why not.
+        stop.listen()
         with es.phases(Phase.IDLE):  # the others wait for what rank 0 writes
             code = world.maximum_integer(code if code else STOPPED_EARLY if stop.pending() else _GO_ON)
         if code != _GO_ON:
@@ -163,7 +167,7 @@ class _Desk:
         origin = provenance(config, library_version(), world.size, world.n_nodes)
         self._plan, self._config, self._state, self._world = plan, config, state, world
         self._keeper: Keeper = Keeper(plan, config, state, origin, begin)
-        self._display: Display = open_display(config, state)
+        self._display: Display = open_display(config, state, plan.place)
         self._diagnosis: UselessUpdates = UselessUpdates(config, state.theta.size)
         self._spell = build_parser().spell
         self._evaluation: LastEvaluation = LastEvaluation()
@@ -217,7 +221,8 @@ class _Desk:
                 problem += "; the run stopped at its last good checkpoint, continue with `resume`"
             print(f"iwes_mpi.train: error: {one_line(self._spell(problem))}", file=sys.stderr, flush=True)
         elif self._config.display != "none":
-            print(printable(_summary(self._plan.run_dir, self._state, self._evaluation.median, code)), flush=True)
+            said = _summary(self._plan.run_dir, self._config.env_id, self._state, self._evaluation.median, code)
+            print(printable(said), flush=True)
         return code
 
 
@@ -248,7 +253,7 @@ def _check_fit(state: "State", runner: "EpisodeRunner") -> None:
         )
 
 
-def _summary(run_dir: Path, state: "State", median: float, code: int) -> str:
+def _summary(run_dir: Path, env_id: str, state: "State", median: float, code: int) -> str:
     """Two lines: what the run reached, and how to look at it or to go on."""
     from iwes_mpi.shown.console import clock
 
@@ -257,7 +262,8 @@ def _summary(run_dir: Path, state: "State", median: float, code: int) -> str:
     python = sys.executable if " " not in sys.executable else "python"
     python = os.path.relpath(python) if python.startswith(os.getcwd() + os.sep) else "python"
     if code == FINISHED:
-        next_step = f"Results are in {run_dir}; see them with: {python} -m iwes_mpi.evaluate {run_dir}"
+        trust = " --trust" if ":" in env_id else ""
+        next_step = f"Results are in {run_dir}; see them with: {python} -m iwes_mpi.evaluate {run_dir}{trust}"
     else:
         next_step = (
             f"To go on, on any number of ranks: {python} -m iwes_mpi.train {flag('resume')} {flag('run_dir')} {run_dir}"

@@ -190,9 +190,7 @@ def _drawn(contents: Contents, group: h5py.Group, d: int) -> Drawn:
     return found
 
 
-def _optimizer(
-    contents: Contents, attrs: dict[str, Any], name: str, version: int, d: int
-) -> optimizers.OptimizerState:
+def _optimizer(contents: Contents, attrs: dict[str, Any], name: str, version: int, d: int) -> optimizers.OptimizerState:
     """The optimizer's state in a checkpoint, for d parameters."""
     root = contents.root
     if version == 1:

@@ -163,7 +163,7 @@ class Contents:
 def _number(member: h5py.h5d.DatasetID, name: str) -> "np.dtype[Any]":
     """The type of a dataset of numbers."""
     try:
-        kind = member.dtype
+        kind: np.dtype[Any] = member.dtype
     except (TypeError, ValueError):
         kind = np.dtype("V")
     if kind.kind not in "iufb":

@@ -217,14 +217,14 @@ class Both:
             display.close()
 
 
-def open_display(config: Config, state: "State") -> Display:
+def open_display(config: Config, state: "State", run_dir: Path) -> Display:
     """The displays that ``--display`` and ``--tensorboard`` ask for."""
     shown = _open_shown(config, state)
     if not config.tensorboard:
         return shown
     from iwes_mpi.shown.tensorboard import Scalars
 
-    return Both(shown, Scalars(Path(config.run_dir or "."), state.iteration))
+    return Both(shown, Scalars(run_dir, state.iteration))
 
 
 def _open_shown(config: Config, state: "State") -> Display:

@@ -112,7 +112,8 @@ def group_runs(runs: Iterable[Run], timing: bool = False) -> list[Setting]:
     places = {name: _position(v[name] for v in values) for name in differing}
     order = sorted(range(len(values)), key=lambda i: [places[name](values[i][name]) for name in differing])
     return [
-        Setting(", ".join(_shown(n, values[i][n]) for n in differing) or _literally(values[i]["env_id"]), members[i]) for i in order
+        Setting(", ".join(_shown(n, values[i][n]) for n in differing) or _literally(values[i]["env_id"]), members[i])
+        for i in order
     ]
 
 
