@@ -26,15 +26,13 @@ def _fork_and_leave() -> None:
     os.waitpid(child, 0)
 
 
-def _finalize() -> None:
+def _finalize_or_abort() -> None:
     from mpi4py import MPI
 
-    MPI.Finalize()
-
-
-def _abort() -> None:
-    from mpi4py import MPI
-
+    try:
+        MPI.Finalize()
+    except RuntimeError as error:
+        print(error, file=sys.stderr, flush=True)
     MPI.COMM_WORLD.Abort()
 
 
@@ -43,7 +41,7 @@ def _thread() -> None:
 
 
 def _child() -> None:
-    subprocess.Popen(["sleep", "604"])
+    subprocess.Popen(["sleep", "604.25"])
 
 
 def _handlers() -> None:
@@ -56,6 +54,10 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
+def _exit_at_once() -> None:
+    os._exit(0)
+
+
 def _colors() -> None:
     raise ValueError("\x1b[31mred\x1b]0;owned\x07")
 
@@ -63,27 +65,23 @@ def _colors() -> None:
 DEEDS = {
     "interrupt": _interrupt,
     "exit": lambda: sys.exit(0),
-    "exit at once": lambda: os._exit(0),
+    "exit at once": _exit_at_once,
     "fork": _fork,
     "fork and leave": _fork_and_leave,
     "another directory": lambda: os.chdir("/"),
     "other handlers": _handlers,
-    "close all": lambda: os.closerange(3, 1000),
-    "close output": lambda: os.closerange(0, 3),
-    "finalize": _finalize,
-    "abort": _abort,
+    "close all": lambda: os.closerange(0, 1000),
+    "finalize or abort": _finalize_or_abort,
     "thread": _thread,
     "child": _child,
     "recursion": lambda: sys.setrecursionlimit(60),
     "colors": _colors,
-    "hang up": lambda: os.kill(os.getpid(), signal.SIGHUP),
-    "nothing": lambda: None,
 }
 RANK = int(next((os.environ[name] for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK") if name in os.environ), "0"))
 
 
 class Misbehaving(Drift):
-    """Drift that does a deed, by name, when it is made or in a step, on one rank or on all."""
+    """Drift that does deeds, by name, when it is made and in its first step, on one rank or on all."""
 
     def __init__(self, made: str = "", stepped: str = "", rank: int | None = None, gives: str = ""):
         super().__init__()
@@ -93,13 +91,13 @@ class Misbehaving(Drift):
             self.observation_space = None
         if gives == "another space" and mine:
             self.observation_space = Box(-np.inf, np.inf, (7,), np.float64)
-        if made and mine:
-            DEEDS[made]()
+        for deed in made.split(", ") if made and mine else ():
+            DEEDS[deed]()
 
     def step(self, action: Any) -> Any:
         obs, reward, terminated, truncated, info = super().step(action)
-        deed, self._stepped = self._stepped, ""
-        if deed:
+        deeds, self._stepped = self._stepped, ""
+        for deed in deeds.split(", ") if deeds else ():
             DEEDS[deed]()
         if self._gives == "complex":
             obs = obs + 1j
@@ -109,5 +107,3 @@ class Misbehaving(Drift):
 
 
 gymnasium.register("Misbehaving-v0", Misbehaving, max_episode_steps=100)
-if (at_import := os.environ.get("MISBEHAVE_AT_IMPORT")) is not None:
-    DEEDS[at_import]()

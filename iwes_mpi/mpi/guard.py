@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,10 +61,9 @@ class Guard:
     def _exit(self, status: int) -> NoReturn:
         """In place of os._exit: on a rank it is an error, in forked children what it was."""
         if self.is_rank:
-            try:
-                raise Forbidden(f"os._exit({status}) was called, which ends this rank without a word")
-            except Forbidden as error:
-                self._fail(error)
+            error = Forbidden(f"os._exit({status}) was called, which ends this rank without a word")
+            error.add_note("".join(["by:\n", *traceback.format_stack()[:-1]]))
+            self._fail(error)
         end_process(status)
 
     def finalize(self) -> None:
@@ -72,20 +72,28 @@ class Guard:
         MPI.Finalize()
 
     @staticmethod
-    def require_one_process() -> None:
+    def require_one_process(error: BaseException | None = None) -> None:
         """End the job if this is a child process that goes on running the program as if it were the rank.
 
-        It shares the rank's connections to the others, and whatever it sent or read would confuse them.
+        It shares the rank's connections to the others, and whatever it sent or read would confuse them. A child that
+        asks for its own end, by `error`, gets that.
         """
         guard = Guard._only
         if guard is None or guard.is_rank:
             return
+        if isinstance(error, SystemExit):
+            end_process(exit_code(error))
         if guard._claim():
             text = "the environment forked a rank, and the child goes on running the program; ending all ranks"
             os.write(2, f"iwes_mpi: {text}\n".encode())
         if os.getppid() == guard._pid:
             os.kill(guard._pid, signal.SIGKILL)  # which its neighbor and the launcher notice
         end_process(1)
+
+
+def exit_code(error: SystemExit) -> int:
+    """What a process ends with whom Python's SystemExit ends."""
+    return error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
 
 
 def _refuse_to_finalize() -> NoReturn:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from iwes_mpi.mpi.faults import Neighbor
-from iwes_mpi.mpi.guard import Guard, end_children, end_process, settle_recursion
+from iwes_mpi.mpi.guard import Guard, end_children, end_process, exit_code, settle_recursion
 from iwes_mpi.mpi.leftovers import remove_segments
 from iwes_mpi.mpi.world import LauncherMismatch, World
 from iwes_mpi.settings.printable import printable
@@ -63,9 +63,7 @@ def launch(main: Callable[[World], int]) -> NoReturn:
             end_children()
             world.abort(1)
 
-    guard = Guard(
-        lambda error: report(type(error), error.with_traceback(None), error.__traceback__), world.last_words.claim
-    )
+    guard = Guard(lambda error: report(type(error), error, None), world.last_words.claim)
     sys.excepthook = report
     faulthandler.enable()  # a crash in compiled code shows where Python was
     neighbor = Neighbor(world)
@@ -106,12 +104,12 @@ def _end_forked(kind: type[BaseException], error: BaseException, trace: Tracebac
     code = 1
     try:
         if isinstance(error, SystemExit):
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            code = exit_code(error)
         else:
             text = printable("".join(traceback.format_exception(kind, error, trace)))
             print(f"iwes_mpi: a process that an environment has forked failed:\n{text}", file=sys.stderr, flush=True)
     finally:
-        end_process(code & 0xFF)
+        end_process(code)
 
 
 def _end_anyway(code: int, finalized: threading.Event) -> None:

@@ -47,7 +47,7 @@ def _remove_unused(path: Path) -> bool:
     try:
         info = os.fstat(descriptor)
         mine = stat.S_ISREG(info.st_mode) and info.st_uid == os.geteuid() and info.st_nlink == 1
-        if not mine or time.time() - max(info.st_mtime, info.st_ctime) < _YOUNGEST:
+        if not mine or time.time() - info.st_mtime < _YOUNGEST:
             return False
         with _lease(descriptor):
             os.unlink(path)

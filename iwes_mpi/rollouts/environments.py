@@ -34,6 +34,7 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
         try:
             importlib.import_module(module)
         except _ANYTHING as error:
+            Guard.require_one_process(error)
             raise WrongInput("env_id", f"importing {module} failed: {_said(error)}") from error
     try:
         spec = gymnasium.spec(config.env_id.rpartition(":")[2])
@@ -60,10 +61,10 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
             warnings.simplefilter("ignore", DeprecationWarning)
             env = gymnasium.make(config.env_id, disable_env_checker=True, **arguments)
     except _ANYTHING as error:
+        Guard.require_one_process(error)
         setting = "env_kwargs" if config.env_kwargs else "env_id"
         raise WrongInput(setting, f"{config.env_id} cannot be made: {_said(error)}") from error
-    finally:
-        Guard.require_one_process()
+    Guard.require_one_process()
     try:
         _check_spaces(config.env_id, env)
         _check_render_mode(config, env)

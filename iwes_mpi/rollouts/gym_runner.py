@@ -32,8 +32,11 @@ def _real(raw: Any) -> NDArray[np.float64]:
 
 def _is_true(name: str, value: Any) -> bool:
     """What an environment says of an episode's end. Raises RuntimeError if that is neither true nor false."""
-    if isinstance(value, bool | np.bool_ | int | np.integer) or (isinstance(value, np.ndarray) and value.ndim == 0):
+    if isinstance(value, bool | np.bool_):
         return bool(value)
+    found = np.asarray(value)
+    if found.dtype.kind in "biuf" and found.size == 1:
+        return bool(found)
     raise RuntimeError(f"step gave {value!r} for {name}; it must be true or false")
 
 
