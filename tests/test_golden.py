@@ -4,8 +4,8 @@ A change of code that changes no result passes here; one that changes results on
 changes, and says so. With ``IWES_RECORD_GOLDEN=1`` what is not on record for this kind of machine yet is added to
 data/golden/<key>.json (golden_record.py); results that are on record are compared all the same.
 
-Without a record there is nothing to compare with: the test fails in CI and is left out elsewhere, and either way says
-how to make one. That results are the same on 1, 3 and 4 ranks is then still shown, for a few runs. Every run is made
+On a kind of machine without a record there is nothing to compare with: the test is left out and says how to make one.
+That results are the same on 1, 3 and 4 ranks is then still shown, for a few runs. Every run is made
 on 1 rank; those few and a quarter of the others on 3 ranks, another quarter on 4, which costs most of the time where
 ranks share cores; all on both with ``IWES_GOLDEN_RANKS=all``.
 """
@@ -59,11 +59,10 @@ def test_no_result_changes_by_a_bit(results):
     if absent and golden_record.recording():
         golden_record.add(results(1))
         record, absent = golden_record.load(), []
-    if record is None or absent:
-        text = golden_record.missing(absent if record else ())
-        if record or os.environ.get("CI") == "true":
-            pytest.fail(text)
-        pytest.skip(text)
+    if record is None:
+        pytest.skip(golden_record.missing())
+    if absent:
+        pytest.fail(golden_record.missing(absent))
     changed = golden_record.differences(results(1), record)
     assert not changed, golden_record.report(changed)
 
