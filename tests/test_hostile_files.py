@@ -205,6 +205,18 @@ def screen(run_dir: Path) -> str:
     return console.export_text()
 
 
+def test_a_text_of_gigabytes_in_a_file_of_kilobytes(tmp_path: Path) -> None:
+    path = tmp_path / LOG
+    with h5py.File(path, "w", libver="earliest") as file:  # attributes without checksums
+        file.attrs["format"], file.attrs["config"] = "iwes-mpi/1", "x" * 12345
+    length = (12345).to_bytes(4, "little")
+    data = path.read_bytes()
+    assert data.count(length) == 2, "where the text is named, and where it lies"
+    path.write_bytes(data.replace(length, (2**31 - 1).to_bytes(4, "little"), 1))
+    with at_most(10, 100 * MB), pytest.raises(LogError, match="cannot be read"):
+        iwes_mpi.open_run(tmp_path)
+
+
 QUEUE = status.Queue({}, {}, False)
 
 

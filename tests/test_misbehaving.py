@@ -126,7 +126,7 @@ def test_only_what_nobody_has_is_cleared_away() -> None:
     """In a folder of shared memory: by name, by age, and by whether any process has it open or mapped."""
     folder = Path(f"/dev/shm/iwes-test-{os.getpid()}")
     folder.mkdir()
-    hold = "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); f.close(); print(flush=True); input()"
+    hold = "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); f.close(); print(flush=True)"
     try:
         for name in ("mpich_shm_1a2b_0", "mpich_shm_1a2b_1", "mpich_shm_ff_0", "mpich_shm_xyz_0", "other_1_0"):
             (folder / name).write_bytes(bytes(4096))
@@ -137,7 +137,9 @@ def test_only_what_nobody_has_is_cleared_away() -> None:
                 os.utime(path, (time.time() - 60, time.time() - 60), follow_symlinks=False)
         before = {path.name for path in folder.iterdir()}
         with subprocess.Popen(
-            [sys.executable, "-c", hold, str(folder / "mpich_shm_1a2b_1")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", f"{hold}; input()", str(folder / "mpich_shm_1a2b_1")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         ) as holder:
             assert holder.stdout is not None
             holder.stdout.readline()

@@ -4,9 +4,13 @@ A link may lead to another file, a dataset may keep its data elsewhere, and a fi
 `Contents` opens only what lies in the file itself and gives out arrays only as long as they fit.
 """
 
+import contextlib
 import os
+import resource
 import stat
+import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +90,8 @@ class Contents:
             plain = kind.get_class() in (h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.FLOAT)
             if single and plain and kind.get_size() <= min(_LONGEST_ATTRIBUTE, self._size):
                 name = attribute.name.decode("utf-8", "replace")
-                value = group.attrs[name]
+                with _little_memory(64 << 20):
+                    value = group.attrs[name]
                 found[name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         return found
 
@@ -158,6 +163,30 @@ class Contents:
         if parent.id.links.get_info(spelled).type != h5py.h5l.TYPE_HARD:
             raise Untrusted(f"{name} is a link to elsewhere")
         return h5py.h5o.open(parent.id, spelled)
+
+
+_LIMITING = threading.RLock()
+
+
+@contextlib.contextmanager
+def _little_memory(n_bytes: int) -> Iterator[None]:
+    """Let this process have so much more memory and no more, for a moment.
+
+    A text of any length says how long it is, and HDF5 takes that much memory before it finds that there is no such text.
+    """
+    with _LIMITING:
+        try:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        except OSError:  # not Linux
+            yield
+            return
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        ceiling = [limit for limit in (soft, hard, used + n_bytes) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_AS, (min(ceiling), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _number(member: h5py.h5d.DatasetID, name: str) -> "np.dtype[Any]":

@@ -60,7 +60,8 @@ def launch(main: Callable[[World], int]) -> NoReturn:
         except Exception:
             pass  # a broken pipe, say: what matters is that the job ends
         finally:
-            end_children()
+            with contextlib.suppress(Exception):
+                end_children()
             world.abort(1)
 
     guard = Guard(lambda error: report(type(error), error, None), world.last_words.claim)
