@@ -94,8 +94,8 @@ LINES = {
     '--env-id misbehaving:Misbehaving-v0 --env-kwargs {"made":"exit"}': "--env-kwargs",
     '--env-id misbehaving:Misbehaving-v0 --env-kwargs {"made":"interrupt"}': "cannot be made: KeyboardInterrupt",
     '--env-id misbehaving:Misbehaving-v0 --env-kwargs {"made":"colors"}': r"ValueError: \x1b[31mred\x1b]0;owned\x07",
-    '--env-id misbehaving:Misbehaving-v0 --env-kwargs {"gives":"no\u00a0spaces"}': "--env-id",
-    '--env-id misbehaving:Misbehaving-v0 --env-kwargs {"gives":"another\u00a0space","rank":1}': "but 3 and 2 on",
+    '--env-id misbehaving:Misbehaving-v0 --env-kwargs {"gives":"no·spaces"}': "--env-id",
+    '--env-id misbehaving:Misbehaving-v0 --env-kwargs {"gives":"another·space","rank":1}': "but 3 and 2 on",
 }
 
 TOML = {
@@ -137,7 +137,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, li
         )  # to resume it must be named
         if "--run-dir" in arguments:
             placed = []
-        cases[name] = (setting, [argument.replace("\u00a0", " ") for argument in (*arguments, *placed)], where)
+        cases[name] = (setting, [argument.replace("·", " ") for argument in (*arguments, *placed)], where)
 
     for line, setting in LINES.items():
         add(line, setting, [*small, *line.split()])

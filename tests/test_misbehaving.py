@@ -51,9 +51,9 @@ def test_what_does_no_harm_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert launch.train(2, *misbehaving(), "--run-dir", "plain").code == 0
     begin = time.monotonic()
     deeds = {"made": "fork and leave, another directory, other handlers", "stepped": "thread, child, recursion"}
-    outcome = launch.train(2, *misbehaving(**deeds), "--run-dir", "run", "--tensorboard", timeout=90)
+    outcome = launch.train(2, *misbehaving(**deeds), "--run-dir", "run", "--tensorboard")
     assert outcome.code == 0, outcome.err
-    assert time.monotonic() - begin < 60, "the thread sleeps for ten minutes"
+    assert time.monotonic() - begin < 110, "the thread sleeps for ten minutes"
     assert not sleepers()
     run, plain = open_run("run"), open_run("plain")
     assert list(run.iterations["theta_digest"]) == list(plain.iterations["theta_digest"])
@@ -73,7 +73,7 @@ def test_what_does_no_harm_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_what_would_end_one_rank_ends_all(deeds: dict[str, str], said: list[str], tmp_path: Path) -> None:
     rank = 0 if "made" in deeds else 1
-    outcome = launch.train(2, *misbehaving(**deeds, rank=rank), "--run-dir", str(tmp_path / "run"), timeout=60)
+    outcome = launch.train(2, *misbehaving(**deeds, rank=rank), "--run-dir", str(tmp_path / "run"))
     assert outcome.code not in (0, 2, 75), outcome.err
     assert all(text in outcome.err for text in said), outcome.err
     assert not sleepers()
@@ -86,7 +86,7 @@ def test_ranks_without_a_launcher_stop(tmp_path: Path) -> None:
     slow = ["--env-id", "environments:Drift-v0", "--env-kwargs", '{"sleep": 0.005}', "--iterations", "none"]
     run_dir = tmp_path / "run"
     with launch.started(2, "-m", "iwes_mpi.train", *launch.SMALL, *slow, "--run-dir", str(run_dir)) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not (run_dir / "log.h5").exists() or not len(open_run(run_dir).iterations):
             assert time.monotonic() < deadline
             time.sleep(0.1)

@@ -172,7 +172,7 @@ _LIMITING = threading.RLock()
 def _little_memory(n_bytes: int) -> Iterator[None]:
     """Let this process have so much more memory and no more, for a moment.
 
-    A text of any length says how long it is, and HDF5 takes that much memory before it finds that there is no such text.
+    A text of any length says how long it is, and HDF5 takes that much memory before it finds that it is shorter.
     """
     with _LIMITING:
         try:

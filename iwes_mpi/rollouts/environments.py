@@ -53,13 +53,17 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
     if render_mode is not None:
         arguments["render_mode"] = render_mode
     try:
-        if isinstance(spec.entry_point, str):
+        creator: Any = spec.entry_point
+        if isinstance(creator, str):
             _name_glfw_library()
-            load_env_creator(spec.entry_point)  # imports what it needs, so that MuJoCo is silenced before it speaks
+            creator = load_env_creator(creator)  # imports what it needs, so that MuJoCo is silenced before it speaks
         _silence_mujoco()
+        _check_render_mode(config, creator)
         with warnings.catch_warnings():  # "out of date" would be said once per rank; the paper's Ant is meant to be v4
             warnings.simplefilter("ignore", DeprecationWarning)
             env = gymnasium.make(config.env_id, disable_env_checker=True, **arguments)
+    except WrongInput:
+        raise
     except _ANYTHING as error:
         Guard.require_one_process(error)
         setting = "env_kwargs" if config.env_kwargs else "env_id"
@@ -106,11 +110,10 @@ def is_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
     return mujoco is not None and isinstance(getattr(env.unwrapped, "data", None), mujoco.MjData)
 
 
-def _check_render_mode(config: Config, env: gymnasium.Env[Any, Any]) -> None:
-    """Refuse a render mode that the environment does not have: Gymnasium only warns, or not even that."""
-    mode = config.env_kwargs.get("render_mode")
-    modes = (getattr(env, "metadata", None) or {}).get("render_modes") or []
-    if mode is not None and mode not in modes:
+def _check_render_mode(config: Config, env: Any) -> None:
+    """Refuse a render mode that an environment, or its class, does not have: Gymnasium only warns."""
+    mode, modes = config.env_kwargs.get("render_mode"), (getattr(env, "metadata", None) or {}).get("render_modes")
+    if mode is not None and modes is not None and mode not in modes:
         have = f"it has {', '.join(map(str, modes))}" if modes else "it has none"
         raise WrongInput("env_kwargs", f"{config.env_id} has no render mode {mode!r}; {have}")
 
