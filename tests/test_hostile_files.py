@@ -23,7 +23,7 @@ from rich.console import Console
 
 import iwes_mpi
 from iwes_mpi import plot
-from iwes_mpi.files import checkpoint
+from iwes_mpi.files import checkpoint, record
 from iwes_mpi.files.checkpoint import CheckpointError
 from iwes_mpi.files.log import LOG
 from iwes_mpi.files.reader import LogError
@@ -254,7 +254,7 @@ def test_populations_that_others_made(place: Path) -> None:
 def test_what_is_no_file_is_not_opened(kind: str, place: Path) -> None:
     run_dir = place / f"is-a-{kind}"
     run_dir.mkdir()
-    for name in (LOG, checkpoint.CURRENT, "slurm.log"):
+    for name in (LOG, checkpoint.CURRENT, record.CONFIG, "slurm.log"):
         if kind == "pipe":
             os.mkfifo(run_dir / name)
         elif kind == "device":
@@ -266,6 +266,8 @@ def test_what_is_no_file_is_not_opened(kind: str, place: Path) -> None:
             iwes_mpi.open_run(run_dir)
         with pytest.raises(CheckpointError, match=r"cannot be read: a (pipe or device|directory) is not a file"):
             checkpoint.load_newest(run_dir)
+        with pytest.raises(WrongInput, match=r"cannot be read: a (pipe or device|directory) is not a file"):
+            record.recorded_config(run_dir)
         assert "cannot be read just now" in screen(run_dir)
         assert status.inspect(run_dir, None, QUEUE, 60).state == "failed"
 

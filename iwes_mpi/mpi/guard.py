@@ -14,22 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from iwes_mpi.mpi.process import MPI
-
 end_process = os._exit  # Python's own, whatever `Guard` puts in its place
 _PATIENCE = 1.0  # s for child processes to end by themselves once they are asked to
 
 
 class Forbidden(RuntimeError):
     """A call that only the program itself may make."""
-
-
-class _CommWorld(MPI.Intracomm):
-    """MPI's world for environments: whoever aborts it does so with an exit code that is not that of success."""
-
-    def Abort(self, errorcode: int = 0) -> NoReturn:
-        super().Abort(errorcode or 1)
-        end_process(errorcode or 1)
 
 
 class Guard:
@@ -47,11 +37,9 @@ class Guard:
 
     def __init__(self, fail: Callable[[BaseException], Any], claim: Callable[[], bool]):
         self._pid, self._fail, self._claim = os.getpid(), fail, claim
-        self._finalize = MPI.Finalize
+        self._finalize = _take_over_mpi()
         Guard._only = self
         os._exit = self._exit
-        MPI.Finalize = _refuse_to_finalize
-        MPI.COMM_WORLD = _CommWorld(MPI.COMM_WORLD)  # type: ignore[misc]  # final, as it says
 
     @property
     def is_rank(self) -> bool:
@@ -68,8 +56,7 @@ class Guard:
 
     def finalize(self) -> None:
         """End MPI. Collective."""
-        MPI.Finalize = self._finalize
-        MPI.Finalize()
+        self._finalize()
 
     @staticmethod
     def require_one_process(error: BaseException | None = None) -> None:
@@ -96,8 +83,24 @@ def exit_code(error: SystemExit) -> int:
     return error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
 
 
-def _refuse_to_finalize() -> NoReturn:
-    raise Forbidden("MPI.Finalize was called: it ends MPI on all ranks, which is for the program to do")
+def _take_over_mpi() -> Callable[[], None]:
+    """Keep environments from ending MPI, or the job as if it had succeeded; returns what ends MPI."""
+    from iwes_mpi.mpi.process import MPI  # here, since who checks for one process only need not load it
+
+    class World(MPI.Intracomm):
+        """MPI's world for environments: whoever aborts it does so with an exit code that is not that of success."""
+
+        def Abort(self, errorcode: int = 0) -> NoReturn:
+            super().Abort(errorcode or 1)
+            end_process(errorcode or 1)
+
+    def refuse() -> NoReturn:
+        raise Forbidden("MPI.Finalize was called: it ends MPI on all ranks, which is for the program to do")
+
+    finalize: Callable[[], None] = MPI.Finalize
+    MPI.Finalize = refuse
+    MPI.COMM_WORLD = World(MPI.COMM_WORLD)  # type: ignore[misc]  # final, as it says
+    return finalize
 
 
 def end_children() -> None:
