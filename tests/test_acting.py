@@ -258,14 +258,14 @@ def test_the_policy_of_a_run_and_of_a_kept_checkpoint(run_dir):
 
 def test_a_module_that_a_file_names_is_imported_only_if_told_to(tmp_path, capsys, monkeypatch):
     """By export and by `Run.policy`, which make the environment; then it is."""
-    config = Config(env_id="stranger:CartPole-v1", hidden_sizes=(4,))
+    config = Config(env_id="newcomer:CartPole-v1", hidden_sizes=(4,))
     state = initial_state(3, network.layout(4, (4,), 2), "adam")
     checkpoint.save(tmp_path, checkpoint.Checkpoint(state, config, {}, {"iterations": {}, "updates": {}}))
-    (tmp_path / "stranger.py").write_text("print('here')")
+    (tmp_path / "newcomer.py").write_text("print('here')")
     monkeypatch.syspath_prepend(tmp_path)
     argv = [str(tmp_path), "-o", str(tmp_path / "policy.npz")]
     for refused in (lambda: program.main(argv), lambda: iwes_mpi.Run(tmp_path).policy()):
-        with pytest.raises(WrongInput, match="^trust: is needed: .* module stranger would be imported"):
+        with pytest.raises(WrongInput, match=r"^trust: is needed: .* module newcomer would be imported"):
             refused()
     assert capsys.readouterr().out == ""
     assert program.main([*argv, "--trust"]) == 0

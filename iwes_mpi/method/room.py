@@ -1,7 +1,7 @@
 """Whether a population fits into memory: what cannot is refused before the run begins."""
 
 from iwes_mpi.method.noise import cgroup_bytes, free_memory
-from iwes_mpi.mpi.world import World
+from iwes_mpi.mpi.ranks import Nodes
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -10,7 +10,7 @@ from iwes_mpi.settings.wrong_input import WrongInput
 _EPISODE = 64
 
 
-def require_room(setting: str, count: int, each: int, world: World) -> None:
+def require_room(setting: str, count: int, each: int, world: Nodes) -> None:
     """Refuse a number of things that each take so many bytes on every rank, if they cannot fit. Collective.
 
     Raises
@@ -26,13 +26,13 @@ def require_room(setting: str, count: int, each: int, world: World) -> None:
         )  # fmt: skip
 
 
-def require_room_for_population(config: Config, world: World, obs_size: int) -> None:
+def require_room_for_population(config: Config, world: Nodes, obs_size: int) -> None:
     """Refuse a population and an evaluation that cannot fit. Collective.
 
     Parameters
     ----------
     config : Config
-    world : World
+    world : Nodes
     obs_size : int
         Numbers in an observation: an episode's statistics of them travel too.
 
