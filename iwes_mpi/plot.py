@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+
 from iwes_mpi.files.reader import LogError
 from iwes_mpi.files.run import Run, X, open_run
 from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.printable import one_line
 from iwes_mpi.settings.wrong_input import WrongInput
 from iwes_mpi.shown.figures import BANDS, group_runs, overview
 
@@ -108,11 +111,14 @@ def main(argv: Sequence[str]) -> int:
         raise WrongInput("iwes_mpi.plot", f"needs matplotlib ({error}): pip install 'iwes_mpi[plot]'") from None
     matplotlib.use("agg")
     try:
-        overview(runs, _X_NAMES[options.x], options.band).savefig(output, dpi=options.dpi)
+        with np.errstate(all="ignore"):  # a log may hold any numbers
+            overview(runs, _X_NAMES[options.x], options.band).savefig(output, dpi=options.dpi)
     except OSError as error:
         raise WrongInput("output", f"{output}: {error.strerror}") from None
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise WrongInput("runs", f"their numbers cannot be drawn ({type(error).__name__}: {error})") from None
     n = len(group_runs(runs))
-    print(f"{output}: {len(runs)} run{'s' if len(runs) > 1 else ''} of {n} setting{'s' if n > 1 else ''}")
+    print(f"{one_line(output)}: {len(runs)} run{'s' if len(runs) > 1 else ''} of {n} setting{'s' if n > 1 else ''}")
     return 0
 
 

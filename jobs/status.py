@@ -28,6 +28,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, where it is not installed
 
 import iwes_mpi
+from iwes_mpi.files.untrusted import Untrusted, read_bytes
+from iwes_mpi.settings.printable import one_line
 
 QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
 ENDED = {
@@ -96,8 +98,8 @@ def ask_slurm(job_ids: list[str]) -> Queue:
 def events(run_dir: Path) -> list[list[str]]:
     """The lines of slurm.log: time, job id, event, what."""
     try:
-        lines = (run_dir / "slurm.log").read_text("utf-8", "replace").splitlines()
-    except OSError:
+        lines = read_bytes(run_dir / "slurm.log", 1 << 24).decode("utf-8", "replace").splitlines()
+    except (OSError, Untrusted):  # not there, or nothing that the batch script has written
         return []
     return [fields for line in lines if len(fields := line.split("\t")) == 4]
 
@@ -157,7 +159,7 @@ def duration(seconds: float) -> str:
 
 
 def report(rows: list[Row]) -> str:
-    """The printed table with a line of totals."""
+    """The printed table with a line of totals. What comes from files is made fit for a terminal."""
     table = [("state", "iterations", "env steps", "eval median", "last row", "run", "")]
     for row in rows:
         table.append(
@@ -167,8 +169,8 @@ def report(rows: list[Row]) -> str:
                 "-" if row.env_steps is None else f"{row.env_steps:,}",
                 "-" if row.eval_median is None else f"{row.eval_median:.2f}",
                 "-" if row.age is None else f"{duration(max(row.age, 0))} ago",
-                row.run_dir,
-                row.note,
+                one_line(row.run_dir),
+                one_line(row.note),
             )
         )
     widths = [max(len(line[i]) for line in table) for i in range(6)]

@@ -1,5 +1,6 @@
 """Scores of a policy, the same on any number of ranks, and films that show the very episode that was scored."""
 
+import dataclasses
 import os
 import resource
 import subprocess
@@ -34,8 +35,9 @@ def make_checkpoint(run_dir: Path, **settings) -> Path:
 
 
 def answer(world, capsys, *arguments) -> tuple[int, str, str]:
-    """Exit code, output and errors of ``iwes_mpi.evaluate`` in this process."""
-    code = run_body("iwes_mpi.evaluate", evaluate.build_parser, evaluate.evaluate, world, [str(a) for a in arguments])
+    """Exit code, output and errors of ``iwes_mpi.evaluate`` in this process, which trusts the tests' modules."""
+    argv = ["--trust", *map(str, arguments)]
+    code = run_body("iwes_mpi.evaluate", evaluate.build_parser, evaluate.evaluate, world, argv)
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -59,6 +61,26 @@ def frames_of(path: Path, height: int = 32, width: int = 48) -> list[np.ndarray]
     return list(np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3))
 
 
+def test_a_module_that_a_file_names_is_imported_only_if_told_to(world, tmp_path, capsys, monkeypatch):
+    """Not even found; an environment that Gymnasium knows needs no such word."""
+    run_dir = make_checkpoint(tmp_path / "run", env_id="environments:Drift-v0")
+    saved = checkpoint.load_newest(run_dir)
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    checkpoint.save(run_dir, saved._replace(config=dataclasses.replace(saved.config, env_id="stranger:Nowhere-v0")))
+    for options, named, part in (([], "--trust", "module stranger would be imported"), (["--trust"], "--env-id", "")):
+        assert not (tmp_path / "owned").exists()
+        argv = [str(run_dir), *options]
+        code = run_body("iwes_mpi.evaluate", evaluate.build_parser, evaluate.evaluate, world, argv)
+        out, err = capsys.readouterr()
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert err.startswith(f"iwes_mpi.evaluate: error: {named}: " if part else "iwes_mpi.evaluate: error: ")
+        assert part in err
+    assert (tmp_path / "owned").exists()
+    known = make_checkpoint(tmp_path / "known", env_id="CartPole-v1")
+    assert run_body("x", evaluate.build_parser, evaluate.evaluate, world, [str(known), "--episodes", "1"]) == 0
+
+
 # -- scores --------------------------------------------------------------------------------------------------
 
 
@@ -67,7 +89,7 @@ def test_scores_do_not_depend_on_the_number_of_ranks(tmp_path):
     run_dir = make_checkpoint(tmp_path / "run", env_id="environments:Drift-v0")
     tables = []
     for ranks in (1, 3):
-        outcome = launch.run(ranks, "-m", "iwes_mpi.evaluate", str(run_dir), "--episodes", "7", timeout=60)
+        outcome = launch.run(ranks, "-m", "iwes_mpi.evaluate", str(run_dir), "--trust", "--episodes", "7", timeout=60)
         assert outcome.code == 0, outcome.err
         tables.append(outcome.out)
     assert tables[0] == tables[1]
@@ -195,7 +217,7 @@ def broken_ffmpeg(tmp_path: Path, end: str) -> str:
 @pytest.mark.mpi
 def test_the_scores_outlive_a_film_that_fails(pictured, tmp_path):
     """Also while the other ranks wait: a table, one line, and the exit code that says so."""
-    arguments = ("-m", "iwes_mpi.evaluate", str(pictured), "--episodes", "3")
+    arguments = ("-m", "iwes_mpi.evaluate", str(pictured), "--trust", "--episodes", "3")
     scored = launch.run(2, *arguments, timeout=60)
     program = broken_ffmpeg(tmp_path, 'echo "[mp4 @ 0x1] [x] No room" >&2; echo "and more" >&2; exit 1')
     path = tmp_path / "film.mp4"

@@ -13,6 +13,7 @@ from iwes_mpi.mpi.process import library_version
 from iwes_mpi.mpi.program import FAILED, FINISHED, STORAGE_FAILED
 from iwes_mpi.mpi.world import World
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.printable import printable
 from iwes_mpi.shown.console import Display, LastEvaluation, open_display
 from iwes_mpi.shown.diagnosis import UselessUpdates
 
@@ -81,7 +82,7 @@ class Desk:
             self._keeper = Keeper(plan, config, state, origin, begin)
         else:
             self._keeper = Unkept(state, begin)
-        self._display: Display = open_display(config, state)
+        self._display: Display = open_display(config, state, plan.place)
         self._diagnosis: UselessUpdates = UselessUpdates(config, state.theta.size)
         self._evaluation: LastEvaluation = LastEvaluation()
 
@@ -147,5 +148,6 @@ class Desk:
             problem = self._work.spell(problem)
             self._work.fail(problem)
         elif self._config.display != "none":
-            print(self._work.summarize(self._plan, self._state, self._evaluation.median, code), flush=True)
+            said = self._work.summarize(self._plan, self._state, self._evaluation.median, code)
+            print(printable(said), flush=True)
         return code, problem

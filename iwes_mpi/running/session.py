@@ -75,10 +75,13 @@ def _run(
         return Outcome(STOPPED_EARLY, "", None, None)
 
     from iwes_mpi.method.noise import choose_size
+    from iwes_mpi.method.room import require_room_for_population
     from iwes_mpi.method.state import initial_state
 
     runner = work.open(world, config)
+    stop.listen()
     d = runner.network.n_parameters
+    agree(world, lambda: require_room_for_population(config, world, runner.network.obs_size))
     size, notice = agree(world, lambda: choose_size(config, world, d)) or (0, None)
     config = dataclasses.replace(config, noise_table_size=size)
     state = state or initial_state(
@@ -136,6 +139,7 @@ def _iterate(
     code, problem = FINISHED, ""
     while not finished(config, state.iteration, state.env_steps, state.recent_evaluations):
         # The safe point of an iteration: all ranks agree to go on, or why not.
+        stop.listen()
         with es.phases(Phase.IDLE):  # the others wait for what rank 0 writes
             code = world.maximum_integer(code if code else STOPPED_EARLY if stop.pending() else _GO_ON)
         if code != _GO_ON:

@@ -36,8 +36,9 @@ class ArgumentParser(argparse.ArgumentParser):
             action = self._option_string_actions.get(setting.rpartition("/")[2])
             raise WrongInput(action.dest if action else setting, problem)
         if message.startswith("unrecognized arguments: "):
-            unknown = message.split()[2]
-            near = difflib.get_close_matches(unknown.partition("=")[0], self._option_string_actions, 1)
+            unknown = next((word for word in message.split()[2:] if word != "--"), "--")
+            known = self._option_string_actions if unknown.startswith("-") else ()
+            near = difflib.get_close_matches(unknown.partition("=")[0], known, 1)
             raise WrongInput(
                 unknown, f"is not a setting of this program; {f'is it {near[0]}?' if near else 'see --help'}"
             )

@@ -357,8 +357,19 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        """The settings that a run has recorded with `to_json`, also one made before there were some of them."""
-        settings = json.loads(text)
+        """The settings that a run has recorded with `to_json`, also one made before there were some of them.
+
+        Raises
+        ------
+        ValueError
+            If that is not JSON; as WrongInput, if it is not a configuration.
+        """
+        if not isinstance(text, str):
+            raise WrongInput("configuration", "is not text")
+        try:
+            settings = json.loads(text)
+        except RecursionError:
+            raise WrongInput("configuration", "is nested too deeply") from None
         if not isinstance(settings, dict):
             raise WrongInput("configuration", "is not a JSON object")
         return cls.recorded(settings)

@@ -1,5 +1,7 @@
 """Wrong input: the one exception that every room raises for it."""
 
+from iwes_mpi.settings.printable import one_line
+
 
 class WrongInput(ValueError):
     """A setting and one sentence on what is wrong with it.
@@ -18,8 +20,8 @@ class WrongInput(ValueError):
     """
 
     def __init__(self, setting: str, problem: str, source: str = ""):
-        self.setting, self.problem, self.source = setting, " ".join(str(problem).split()), source
-        super().__init__(setting, self.problem, source)  # so that it can travel between processes
+        self.setting, self.problem, self.source = one_line(setting), one_line(problem), one_line(source)
+        super().__init__(self.setting, self.problem, self.source)  # so that it can travel between processes
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.source, self.setting, self.problem) if part)

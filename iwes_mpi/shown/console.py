@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from iwes_mpi.files.columns import Rows
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.limits import limited, used
+from iwes_mpi.settings.printable import printable
 
 if TYPE_CHECKING:
     from iwes_mpi.method.state import State
@@ -81,6 +82,8 @@ class Rate:
 
 def clock(seconds: float) -> str:
     """A duration for people: 0:07:31."""
+    if not abs(seconds) < 1e12:  # nor NaN: from a file, say
+        return "?"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
@@ -107,7 +110,7 @@ class Lines:
 
     def note(self, text: str) -> None:
         """See `Display`."""
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
     def update(self, rows: Rows) -> None:
         """See `Display`."""
@@ -157,7 +160,7 @@ class Bar:
 
     def note(self, text: str) -> None:
         """See `Display`."""
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._progress.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
         self._progress.refresh()
 
     def update(self, rows: Rows) -> None:
@@ -214,14 +217,14 @@ class Both:
             display.close()
 
 
-def open_display(config: Config, state: "State") -> Display:
+def open_display(config: Config, state: "State", run_dir: Path) -> Display:
     """The displays that ``--display`` and ``--tensorboard`` ask for."""
     shown = _open_shown(config, state)
     if not config.tensorboard:
         return shown
     from iwes_mpi.shown.tensorboard import Scalars
 
-    return Both(shown, Scalars(Path(config.run_dir or "."), state.iteration))
+    return Both(shown, Scalars(run_dir, state.iteration))
 
 
 def _open_shown(config: Config, state: "State") -> Display:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from iwes_mpi.files.run import Run, X
 from iwes_mpi.method.phases import Phase
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.printable import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +35,7 @@ _LINE_STYLES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (10, 3)))  # 
 _MARKERS = "os^Dv<>PX*p"
 _FEW_POINTS, _GRID = 40, 500
 _MARKERS_PER_LINE = 9
+_LONGEST_LABEL = 200  # characters of a value
 _WIDTH = 12.0  # inches, of the whole figure
 
 
@@ -50,7 +52,7 @@ class Setting(NamedTuple):
 def _shown(name: str, value: Any) -> str:
     """A setting and its value, for a legend."""
     if name == "env_id":
-        return str(value)
+        return _literally(value)
     if name == "iw_updates":
         return f"K = {value}"
     if name == "ranks":
@@ -60,7 +62,13 @@ def _shown(name: str, value: Any) -> str:
         return "-".join(map(str, value)) + " units" if value else "linear policy"
     if isinstance(value, bool):
         return words if value else f"no {words}"
-    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
+    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {_literally(value)}"
+
+
+def _literally(value: Any) -> str:
+    """A value in a label: dollars would begin a formula in the figure, which a wrong one ends."""
+    text = one_line(value).replace("$", r"\$")
+    return text if len(text) <= _LONGEST_LABEL else f"{text[:_LONGEST_LABEL]} …"
 
 
 def _position(values: Iterable[Any]) -> Callable[[Any], int]:
@@ -104,7 +112,8 @@ def group_runs(runs: Iterable[Run], timing: bool = False) -> list[Setting]:
     places = {name: _position(v[name] for v in values) for name in differing}
     order = sorted(range(len(values)), key=lambda i: [places[name](values[i][name]) for name in differing])
     return [
-        Setting(", ".join(_shown(n, values[i][n]) for n in differing) or values[i]["env_id"], members[i]) for i in order
+        Setting(", ".join(_shown(n, values[i][n]) for n in differing) or _literally(values[i]["env_id"]), members[i])
+        for i in order
     ]
 
 
