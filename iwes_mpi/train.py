@@ -19,7 +19,7 @@ from iwes_mpi.mpi.stop import StopFlag
 from iwes_mpi.mpi.world import World
 from iwes_mpi.settings.command_line import build_parser, flag, parse
 from iwes_mpi.settings.config import Config
-from iwes_mpi.settings.limits import finished
+from iwes_mpi.settings.limits import finished, reached_limit
 from iwes_mpi.settings.wrong_input import WrongInput
 
 if TYPE_CHECKING:  # loaded by rank 0 alone, or once the input is known to be right
@@ -113,8 +113,11 @@ def _iterate(
     in_turn(world, lambda: rehearse(config, runner))
     if stop.agreed():
         return STOPPED_EARLY, ""
+    if desk is not None:
+        desk.episodes(0, 2 * config.n_pairs)  # compiling is over
     noise = NoiseTable(world, config.seed, size, with_norms=needs_norms(config.weight_kernel))
     es = EvolutionStrategies(config, world, runner, noise, state, stop)
+    es.on_episode = desk and desk.episodes
     code, problem = FINISHED, ""
     while not finished(config, state.iteration, state.env_steps, state.recent_evaluations):
         # The safe point of an iteration: all ranks agree to go on, or why not.
@@ -177,9 +180,19 @@ class _Desk:
             f"{description}, K = {self._config.iw_updates}, {world.size} "
             f"rank{'s' if world.size > 1 else ''} on {world.n_nodes} node{'s' if world.n_nodes > 1 else ''}"
         )
+        state = self._state
+        if limit := reached_limit(self._config, state.iteration, state.env_steps, state.recent_evaluations):
+            value = getattr(self._config, limit)
+            self._warn(
+                f"nothing is left to do: `{limit}` {value} is reached; give another, or lift it by `{limit}` none"
+            )
 
     def _warn(self, text: str) -> None:
         self._display.note(f"warning: {self._spell(text)}")
+
+    def episodes(self, done: int, n: int) -> None:
+        """Show how many of an iteration's episodes are done."""
+        self._display.episodes(done, n)
 
     def take(self, report: "Report") -> tuple[int, str]:
         """Keep and show an iteration; returns the exit code that it gives cause for, or 0, and what is wrong."""

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ["compiled", "settings", "mpi", "policy", "rollouts", "method", "files", "shown"]  # then the programs
-PROGRAMS = ["train", "evaluate", "plot", "compare", "watch"]
+PROGRAMS = ["train", "evaluate", "plot", "compare", "watch", "__main__"]
 OUTSIDE = ["benchmarks", "jobs", "analysis", "tests"]  # a later one may import from an earlier one
 
 

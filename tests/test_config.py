@@ -254,7 +254,7 @@ def test_every_flag_is_a_setting():
     """The parser knows no flag that Config does not, but for the three that say where settings come from."""
     flags = {option for action in build_parser()._actions for option in action.option_strings}
     known = {flag(name) for name in FIELDS} | {"--no-" + flag(n)[2:] for n in FIELDS if HINTS[n] is bool}
-    assert flags - known == {"-h", "--help", "--preset", "--config", "--resume"}
+    assert flags - known == {"-h", "--help", "--version", "--preset", "--config", "--resume"}
 
 
 # -- wrong input ---------------------------------------------------------------------------------------------

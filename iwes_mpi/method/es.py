@@ -5,6 +5,7 @@ from it, the later ones reweighted by importance sampling (Campos et al. 2018, e
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,12 @@ class EvolutionStrategies:
         Advanced in place by `iterate`; the same on every rank that makes updates.
     stop : StopFlag
         Looked at between episodes.
+
+    Attributes
+    ----------
+    on_episode : callable or None
+        Called after each of this rank's episodes with how many of a block of episodes are done, about, and how many
+        there are; it must not touch the state.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class EvolutionStrategies:
     ):
         self.config, self.world, self.runner, self.noise, self.state = config, world, runner, noise, state
         self.phases = Phases()
+        self.on_episode: Callable[[int, int], None] | None = None
         self._queue = WorkQueue(world, config.schedule, stop)
         self._theta32 = network.empty_parameters(state.theta.size)
         group = world.weights_group(config.weights_on)
@@ -247,6 +255,9 @@ class EvolutionStrategies:
                 message["episodes_run"][0] += 1
                 if episode.obs_stats is not None and np.isfinite(episode.obs_stats).all():
                     observed[row] = episode.obs_stats
+                if self.on_episode is not None:
+                    n_episodes = n_eval + members.size
+                    self.on_episode(round(self._queue.begun * n_episodes), n_episodes)
         self._wait()
         with self.phases(Phase.COMM):
             message.reduce(self.world)

@@ -35,16 +35,21 @@ class WorkQueue:
             if world.node.rank == 0:
                 np.asarray(self._counter.Shared_query(0)[0]).view(np.int64)[:] = 0
             world.publish()
+        self.begun = 0.0  # the share of the items in hand that this rank's node, or the rank, had begun before its last
         self._taken = 0  # what the counter stands at once all ranks of the node have exhausted their iterators
 
     def items(self, *lengths: int) -> Iterator[tuple[int, int]]:
         """Items of several lists, the first list's first, as pairs (list, item)."""
         world = self._world
         if self._counter is None:
-            for which, length in enumerate(lengths):
-                for item in world.share(length):
+            shares = [world.share(length) for length in lengths]
+            begun, total = 0, sum(map(len, shares))
+            for which, share in enumerate(shares):
+                for item in share:
                     if self._stop.pending():
                         return
+                    self.begun = begun / total
+                    begun += 1
                     yield which, item
             return
         mine = [world.node_share(length) for length in lengths]
@@ -58,6 +63,7 @@ class WorkQueue:
             offset = int(position[0]) - base
             if offset >= total:
                 return
+            self.begun = offset / total
             for which, share in enumerate(mine):
                 if offset < len(share):
                     yield which, share[offset]

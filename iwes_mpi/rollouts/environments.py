@@ -4,16 +4,20 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
 
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
+
+_PACKAGE = f"{Path(__file__).resolve().parents[1]}{os.sep}"
 
 
 def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
@@ -30,7 +34,9 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
         try:
             importlib.import_module(module)
         except Exception as error:
-            raise WrongInput("env_id", f"importing {module} failed: {type(error).__name__}: {error}") from error
+            raise WrongInput(
+                "env_id", f"importing {module} failed: {type(error).__name__}: {error}", detail=_own_frames(error)
+            ) from error
     try:
         spec = gymnasium.spec(config.env_id.rpartition(":")[2])
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
@@ -55,13 +61,29 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
             env = gymnasium.make(config.env_id, disable_env_checker=True, **arguments)
     except Exception as error:
         setting = "env_kwargs" if config.env_kwargs else "env_id"
-        raise WrongInput(setting, f"{config.env_id} cannot be made: {type(error).__name__}: {error}") from error
+        raise WrongInput(
+            setting, f"{config.env_id} cannot be made: {type(error).__name__}: {error}", detail=_own_frames(error)
+        ) from error
     try:
         _check_spaces(config.env_id, env)
     except WrongInput:
         env.close()
         raise
     return env
+
+
+def _own_frames(error: Exception) -> str:
+    """The traceback of an error from the user's own code on; empty if none of that was under way."""
+    if isinstance(error, SyntaxError):  # it names the file that has no frame yet
+        return "".join(traceback.format_exception_only(error))
+    others = tuple(str(Path(module.__file__ or "").parent) + os.sep for module in (gymnasium, importlib))
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if not name.startswith(("<", _PACKAGE, *others)):
+            return "".join(traceback.format_exception(type(error), error, trace))
+        trace = trace.tb_next
+    return ""
 
 
 def _name_glfw_library() -> None:
@@ -91,11 +113,28 @@ def is_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
     return mujoco is not None and isinstance(getattr(env.unwrapped, "data", None), mujoco.MjData)
 
 
+def _leaves(space: Space[Any]) -> Iterator[Space[Any]]:
+    """The spaces that a space is composed of, those within others too."""
+    if isinstance(space, Dict | Tuple):
+        for part in space.spaces.values() if isinstance(space, Dict) else space.spaces:
+            yield from _leaves(part)
+    else:
+        yield space
+
+
 def _check_spaces(env_id: str, env: gymnasium.Env[Any, Any]) -> None:
     observation, action = env.observation_space, env.action_space
     if not (isinstance(observation, Box) and len(observation.shape) == 1 and observation.shape[0] > 0):
+        advice = ""
+        if isinstance(observation, Dict | Tuple) and all(isinstance(part, Box) for part in _leaves(observation)):
+            advice = ": wrap the environment in gymnasium.wrappers.FlattenObservation (docs/environments.md)"
+        elif isinstance(observation, Box) and len(observation.shape) > 1:
+            advice = (
+                ": the policy has no layers for pictures; wrap the environment in one that gives fewer numbers, or, "
+                "of small arrays, in gymnasium.wrappers.FlattenObservation (docs/environments.md)"
+            )
         raise WrongInput(
-            "env_id", f"{env_id} has observations {observation}; supported are flat Box spaces, shape (n,)"
+            "env_id", f"{env_id} has observations {observation}; supported are flat Box spaces, shape (n,){advice}"
         )
     if isinstance(action, Discrete):
         return
