@@ -170,17 +170,17 @@ def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int]) -> int
 
 
 def _progress(rate: float, steps: int) -> Callable[[int], None]:
-    """What says how far a film is: one line that it begins, and on a terminal how many seconds of it there are."""
-    print(f"filming the first episode, {steps} steps …", file=sys.stderr, flush=True)
+    """What tells, on a terminal, how many seconds there are of a film of an episode of so many steps."""
     if not sys.stderr.isatty():
         return lambda frames: None
+    print(f"filming an episode of {steps} steps …", file=sys.stderr, flush=True)
     told = time.monotonic()
 
     def tell(frames: int) -> None:
         nonlocal told
         if time.monotonic() - told >= 1:
             told = time.monotonic()
-            print(f"\r{frames / rate:.1f} s of film \r", end="", file=sys.stderr, flush=True)
+            print(f"{frames / rate:.1f} s of film", end="\r", file=sys.stderr, flush=True)
 
     return tell
 

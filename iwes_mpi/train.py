@@ -74,6 +74,13 @@ def train(world: World, argv: list[str]) -> int:
     )
     agree(world, lambda: _check_fit(state, runner))
 
+    if "--dry-run" in argv:
+        _dry_run(config, world, runner, size, state, notice)
+        stop.drain()
+        stop.release()
+        runner.close()
+        world.close()
+        return FINISHED
     desk = agree(world, lambda: plan and _Desk(plan, config, state, world, begin), on_root=True)
     if desk is not None:
         desk.begin(f"{runner.description}, {d} parameters", notice)
@@ -137,6 +144,32 @@ def _iterate(
     return code, problem
 
 
+def _dry_run(
+    config: Config, world: World, runner: "EpisodeRunner", size: int, state: "State", notice: str | None
+) -> None:
+    """Time a few episodes and print what the run would take. Collective."""
+    from iwes_mpi.method.rehearsal import rehearse
+    from iwes_mpi.method.trial import trial
+    from iwes_mpi.mpi.turns import in_turn
+    from iwes_mpi.shown import diagnosis, dry_run
+
+    in_turn(world, lambda: rehearse(config, runner))
+    found = trial(config, world, runner, state)
+    per_node = world.maximum_integer(world.node.size)
+    place = dry_run.Place(world.size, world.n_nodes, per_node, world.maximum_integer(dry_run.process_bytes()))
+    if world.is_root:
+        spell = build_parser().spell
+        print(spell(dry_run.report(config, found, runner, state, size, place)))
+        told = [
+            notice,
+            *diagnosis.beforehand(config, state.theta.size, world.size),
+            diagnosis.flat_reward(found.returns),
+        ]
+        for text in filter(None, told):
+            print(f"warning: {spell(text)}")
+        sys.stdout.flush()
+
+
 class _Desk:
     """Rank 0's side of a run: its files, and what is shown of it.
 
@@ -160,13 +193,13 @@ class _Desk:
         from iwes_mpi.files.keeper import Keeper
         from iwes_mpi.files.provenance import provenance
         from iwes_mpi.shown.console import LastEvaluation, open_display
-        from iwes_mpi.shown.diagnosis import UselessUpdates
+        from iwes_mpi.shown.diagnosis import Diagnosis
 
         origin = provenance(config, library_version(), world.size, world.n_nodes)
         self._plan, self._config, self._state, self._world = plan, config, state, world
         self._keeper: Keeper = Keeper(plan, config, state, origin, begin)
         self._display: Display = open_display(config, state)
-        self._diagnosis: UselessUpdates = UselessUpdates(config, state.theta.size)
+        self._diagnosis: Diagnosis = Diagnosis(config, state.theta.size)
         self._spell = build_parser().spell
         self._evaluation: LastEvaluation = LastEvaluation()
 
@@ -180,6 +213,8 @@ class _Desk:
             f"{description}, K = {self._config.iw_updates}, {world.size} "
             f"rank{'s' if world.size > 1 else ''} on {world.n_nodes} node{'s' if world.n_nodes > 1 else ''}"
         )
+        for text in [] if plan.resumed else self._diagnosis.beforehand(world.size):
+            self._warn(text)
         state = self._state
         if limit := reached_limit(self._config, state.iteration, state.env_steps, state.recent_evaluations):
             value = getattr(self._config, limit)

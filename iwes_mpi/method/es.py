@@ -29,7 +29,7 @@ from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.limits import GOAL_WINDOW
 
-_EVALUATION_SHARE = 0.1  # of all environment steps, unless --eval-every says how often
+EVALUATION_SHARE = 0.1  # of all environment steps, unless --eval-every says how often
 _HISTORY = 64  # evaluations that an episode schedule may look back on
 
 
@@ -194,7 +194,7 @@ class EvolutionStrategies:
         else:
             length = self.runner.limit
         evaluations = state.eval_env_steps + config.n_eval * length
-        return config.n_eval if evaluations <= _EVALUATION_SHARE * (state.env_steps + evaluations) else 0
+        return config.n_eval if evaluations <= EVALUATION_SHARE * (state.env_steps + evaluations) else 0
 
     def _adapt_episodes(self, population: Population) -> None:
         """Decide after how many steps the next population's episodes are cut."""

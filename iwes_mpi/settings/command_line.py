@@ -199,6 +199,12 @@ def build_parser() -> ArgumentParser:
                 help="continue the run in --run-dir with its recorded settings, on any number of ranks; "
                 "'auto' starts a new one if there is none",
             )
+            group.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="time a few episodes, print sizes, memory, steps and seconds per iteration, and end; nothing is "
+                "written",
+            )
     for action in parser._actions:
         action.help = action.help and parser.spell(action.help)
     return parser
@@ -233,6 +239,7 @@ def parse(argv: Sequence[str]) -> Request:
     """
     given = vars(build_parser().parse_args(list(argv)))
     resume = given.pop("resume", "never")
+    given.pop("dry_run", None)  # the program looks for it itself
     settings: dict[str, Any] = {}
     if (preset := given.pop("preset", None)) is not None:
         settings |= load_preset(preset)

@@ -132,7 +132,7 @@ def _follow(env: gymnasium.Env[Any, Any]) -> None:
 def _extend_floor(env: gymnasium.Env[Any, Any]) -> None:
     """Have planes drawn as far as one sees: in the models of Gymnasium they end some 40 m from the start.
 
-    A plane's size is for drawing only (MuJoCo collides with all of an infinite one), so no number of an episode changes.
+    A plane's size is for drawing only, things collide with an endless one: no number of an episode changes.
     """
     mujoco = importlib.import_module("mujoco")
     model: Any = env.unwrapped.model  # type: ignore[attr-defined]
@@ -170,9 +170,7 @@ class Camera(gymnasium.Wrapper[Any, Any, Any, Any]):
         Called with the number of pictures after each.
     """
 
-    def __init__(
-        self, env: gymnasium.Env[Any, Any], reel: "Reel", every: int, most: int, tell: Callable[[int], None]
-    ):
+    def __init__(self, env: gymnasium.Env[Any, Any], reel: "Reel", every: int, most: int, tell: Callable[[int], None]):
         super().__init__(env)
         self._reel, self._every, self._most, self._tell = reel, every, most, tell
         self._steps = self.frames = 0
