@@ -76,7 +76,8 @@ def _own_frames(error: Exception) -> str:
     """The traceback of an error from the user's own code on; empty if none of that was under way."""
     if isinstance(error, SyntaxError):  # it names the file that has no frame yet
         return "".join(traceback.format_exception_only(error))
-    others = tuple(str(Path(module.__file__ or "").parent) + os.sep for module in (gymnasium, importlib))
+    specs = [importlib.util.find_spec(name) for name in ("gymnasium", "mujoco", "importlib")]
+    others = [str(Path(spec.origin).parent) + os.sep for spec in specs if spec is not None and spec.origin]
     trace = error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename

@@ -51,7 +51,7 @@ class Forecast(NamedTuple):
 
     episodes: int  # of the population
     steps: float  # of the population, mean
-    most_steps: int  # of the population, if no episode ends early
+    most_steps: int  # of the population, if no episode ends early; no fewer than can be
     evaluation_steps: float  # of one evaluation
     evaluation_every: float  # iterations from one evaluation to the next, on average
     episode_seconds: float  # of population and evaluation, mean over iterations
@@ -81,7 +81,7 @@ def forecast(config: Config, trial: Trial, runner: EpisodeRunner, state: State, 
     return Forecast(
         blocks * block,
         steps,
-        max(block * longest, config.min_env_steps),
+        block * longest + config.min_env_steps,
         evaluation,
         every,
         trial.step_seconds * (steps / busy + evaluation / every / min(place.ranks, max(config.n_eval, 1))),
