@@ -8,15 +8,21 @@ over a table that is much larger than the processor's cache. A round runs, one a
   stream          a compiled sum of the same rows: what this machine's memory allows
   log weights     eq. 4 alone, by each --weight-kernel
   fused           what an update runs: weights and gradient sums in one pass, plain and with --center
-  NumPy           eq. 4 taken literally, two densities per sample, in float64 and in float32 (on a share of the rows)
+  literal NumPy   eq. 4 taken literally, two densities per sample, in float64 and in float32 (on a share of the rows)
+  NumPy           the same weights and gradient sums as the fused kernel's, as one would write them in NumPy and BLAS: a
+                  float32 dot product per pair, then an axpy per pair
 
 Shown are medians over the rounds: of the processor time of the one thread, which other programs on the core do not add
 to, and of each round's own ratios, so that what they do to memory falls on both sides. An element is one number of one
 pair's epsilon, and serves both members of the pair. The error is the largest one in log c.
 
-Ends with two figures and exits with 1 if one is missed: fused within 3 times the stream, and at least 6 times faster
-than NumPy's weights alone. NumPy is judged in float64, the precision of theta: in float32 eq. 4 subtracts two numbers
-of the size of d, and what is left of a weight is the error shown.
+The fused kernel is there because its sums are exact: in integers, whose sum is the same bits in any order, at any
+number of ranks. BLAS reads each row twice, and sums in float32. Beside it, exactness must cost next to nothing.
+
+Ends with three figures and exits with 1 if one is missed: fused within `WITHIN_STREAM` times the stream, within
+`WITHIN_NUMPY` times NumPy, and `FASTER_THAN_LITERAL` times as fast as literal NumPy's weights alone. That is judged in
+float64, the precision of theta: in float32 eq. 4 subtracts two numbers of the size of d, and what is left of a weight
+is the error shown.
 """
 
 import argparse
@@ -30,6 +36,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", 
     os.environ.setdefault(_variable, "1")
 
 import numpy as np  # noqa: E402
+from scipy.linalg.blas import saxpy  # noqa: E402
 
 from iwes_mpi.compiled.jit import kernel  # noqa: E402
 from iwes_mpi.method import kernels  # noqa: E402
@@ -42,9 +49,10 @@ from iwes_mpi.settings.registry import WEIGHT_KERNELS  # noqa: E402
 
 POLICIES = {64: 11_848, 256: 96_520, 512: 324_104}  # hidden units: parameters
 SIGMA, R = 0.02, 1.0
-WITHIN_STREAM, FASTER_THAN_NUMPY = 3.0, 6.0
+WITHIN_STREAM, WITHIN_NUMPY, FASTER_THAN_LITERAL = 2.8, 1.2, 10.0
 FUSED = ("fused", "fused, centered")
-NUMPY = ("NumPy, float64", "NumPy, float32")
+LITERAL = ("literal NumPy, float64", "literal NumPy, float32")
+NUMPY = "NumPy"
 
 
 @kernel(reassociate=True)
@@ -76,6 +84,19 @@ def literal(table, starts, old, new, dtype):
     return log_c
 
 
+def dot_and_axpy(table, starts, delta, utilities, log_c):
+    """Gradient sum (d,) with weights clipped at 1, by BLAS in float32; fills log_c (n, 2)."""
+    delta32, r2 = delta.astype(np.float32), float(delta @ delta)
+    total = np.zeros(delta.size, dtype=np.float32)
+    for i, start in enumerate(starts):
+        row = table[start : start + delta.size]
+        s = float(row @ delta32)
+        log_c[i] = -r2 / 2 + s, -r2 / 2 - s
+        c = np.exp(np.minimum(0.0, log_c[i]))
+        total = saxpy(row, total, a=c[0] * utilities[i, 0] - c[1] * utilities[i, 1])
+    return total
+
+
 class Case:
     """The kernels on one set of pairs."""
 
@@ -89,9 +110,10 @@ class Case:
         new = old + SIGMA * delta
         r2 = kernels.sum_squares(delta)
         weights = {name: kernel_named(name).of(noise, delta, r2) for name in WEIGHT_KERNELS.names}
-        pairs = Pairs(noise.values, starts, rng.uniform(-1, 1, (n, 2)), stretch=1.0)
+        utilities = rng.uniform(-1, 1, (n, 2))
+        pairs = Pairs(noise.values, starts, utilities, stretch=1.0)
         exponents = fixed_point(n)
-        self.log_c = {name: np.zeros((n, 2)) for name in (*WEIGHT_KERNELS.names, *FUSED)}
+        self.log_c = {name: np.zeros((n, 2)) for name in (*WEIGHT_KERNELS.names, *FUSED, NUMPY)}
         few = starts[: self.few]
 
         def weigh(method: str) -> None:
@@ -108,20 +130,21 @@ class Case:
             **{name: lambda name=name: weigh(name) for name in WEIGHT_KERNELS.names},
             FUSED[0]: lambda: fused(FUSED[0], 1),
             FUSED[1]: lambda: fused(FUSED[1], 2),
-            NUMPY[0]: lambda: literal(noise.values, few, old, new, np.float64),
-            NUMPY[1]: lambda: literal(noise.values, few, old, new, np.float32),
+            NUMPY: lambda: dot_and_axpy(noise.values, starts, delta, utilities, self.log_c[NUMPY]),
+            LITERAL[0]: lambda: literal(noise.values, few, old, new, np.float64),
+            LITERAL[1]: lambda: literal(noise.values, few, old, new, np.float32),
         }
 
     def nanoseconds(self, name: str) -> float:
         """Processor time of one run, per noise element."""
         begin = time.thread_time()
         self.run[name]()
-        return (time.thread_time() - begin) * 1e9 / (self.d * (self.few if name in NUMPY else self.n))
+        return (time.thread_time() - begin) * 1e9 / (self.d * (self.few if name in LITERAL else self.n))
 
     def errors(self) -> dict[str, float]:
-        """Largest error in log c of all that computes it, against NumPy in float64."""
-        expected = self.run[NUMPY[0]]()
-        found = self.log_c | {NUMPY[1]: self.run[NUMPY[1]]()}
+        """Largest error in log c of all that computes it, against literal NumPy in float64."""
+        expected = self.run[LITERAL[0]]()
+        found = self.log_c | {LITERAL[1]: self.run[LITERAL[1]]()}
         return {name: float(np.abs(log_c[: self.few] - expected).max()) for name, log_c in found.items()}
 
 
@@ -145,34 +168,40 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--elements", type=int, default=100_000_000, help="noise elements that each kernel reads")
     parser.add_argument("--table-size", type=int, default=250_000_000, help="numbers in the noise table")
-    parser.add_argument("--numpy-share", type=float, default=0.1, help="share of the rows that NumPy weighs")
+    parser.add_argument("--numpy-share", type=float, default=0.1, help="share of the rows that literal NumPy weighs")
     options = parser.parse_args()
 
     noise = NoiseTable(World(), seed=0, size=options.table_size, with_norms=True)
     print(f"noise table {4 * options.table_size / 1e9:.1f} GB, {4 * options.elements / 1e9:.2f} GB of it per run")
-    worst_stream, worst_numpy = 0.0, float("inf")
+    worst = {"stream": 0.0, NUMPY: 0.0, LITERAL[0]: 0.0}  # the fused kernel's time over theirs
     rng = np.random.default_rng(0)
     for units, d in POLICIES.items():
         case = Case(noise, d, options.elements, options.numpy_share, rng)
         times = measure(case, options.rounds)
         print(f"\n{units} hidden units, d = {d}, {case.n} pairs, {options.rounds} rounds")
-        print(f"  {'':26}{'ns/element':>11}{'/ stream':>11}{'NumPy /':>11}{'error':>11}")
+        print(f"  {'':26}{'ns/element':>11}{'/ stream':>11}{'/ NumPy':>11}{'literal /':>11}{'error':>11}")
         errors = case.errors()
         for name, values in times.items():
-            to_stream, to_numpy = ratio(values, times["stream"]), ratio(times[NUMPY[0]], values)
+            to = {other: ratio(values, times[other]) for other in worst}
             error = f"{errors[name]:11.0e}" if name in errors else ""
             label = f"log weights, {name}" if name in WEIGHT_KERNELS.names else name
-            print(f"  {label:26}{median(values):11.3f}{to_stream:11.2f}{to_numpy:11.1f}{error}", flush=True)
+            ratios = f"{to['stream']:11.2f}{to[NUMPY]:11.2f}{1 / to[LITERAL[0]]:11.1f}"
+            print(f"  {label:26}{median(values):11.3f}{ratios}{error}", flush=True)
             if name in FUSED:
-                worst_stream, worst_numpy = max(worst_stream, to_stream), min(worst_numpy, to_numpy)
+                worst = {
+                    other: max(worst[other], to[other]) if other != NUMPY or name == FUSED[0] else worst[other]
+                    for other in worst
+                }
     verdicts = [
-        (worst_stream <= WITHIN_STREAM, f"fused kernel within {WITHIN_STREAM:g} x the stream: {worst_stream:.2f} x"),
-        (worst_numpy >= FASTER_THAN_NUMPY, f"fused at least {FASTER_THAN_NUMPY:g} x faster than NumPy's weights alone: "
-         f"{worst_numpy:.1f} x"),
+        (worst["stream"] <= WITHIN_STREAM, f"fused within {WITHIN_STREAM:g} x the stream: {worst['stream']:.2f} x"),
+        (worst[NUMPY] <= WITHIN_NUMPY, f"fused, plain, within {WITHIN_NUMPY:g} x NumPy's dot and axpy: "
+         f"{worst[NUMPY]:.2f} x"),
+        (1 / worst[LITERAL[0]] >= FASTER_THAN_LITERAL, f"fused at least {FASTER_THAN_LITERAL:g} x as fast as literal "
+         f"NumPy's weights alone: {1 / worst[LITERAL[0]]:.1f} x"),
     ]  # fmt: skip
     print()
     for passed, text in verdicts:
-        print(f"{'PASS' if passed else 'FAIL'}  {text} (the worst of all sizes, with and without centering)")
+        print(f"{'PASS' if passed else 'FAIL'}  {text} (the worst of all sizes)")
     return 0 if all(passed for passed, _ in verdicts) else 1
 
 

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from sleeper import draw_length
 
 from iwes_mpi import open_run
+from iwes_mpi.mpi import queue
 from iwes_mpi.mpi.group import split
 
-Schedule = Literal["static", "dynamic", "pairs"]  # "pairs": a queue per node that hands out both members together
+Schedule = Literal["static", "dynamic", "nodes", "pairs"]
+# "nodes": as "dynamic", without a reserve; "pairs": the same, both members of a pair together
 WeightsOn = Literal["all", "node", "root"]
 
 
@@ -52,11 +54,22 @@ class Workload:
         """Pairs per iteration."""
         return self.lengths.shape[1]
 
-    def busy_share(self, ranks: int, schedule: Schedule, ranks_per_node: int = 10**9, repeats: int = 20) -> float:
-        """The share of the cores' time that goes into episodes, if nothing else took any."""
+    def busy_share(
+        self,
+        ranks: int,
+        schedule: Schedule,
+        ranks_per_node: int = 10**9,
+        repeats: int = 20,
+        order: Callable[[NDArray[np.float64]], NDArray[np.int64]] | None = None,
+    ) -> float:
+        """The share of the cores' time that goes into episodes, if nothing else took any.
+
+        `order` makes an order of a population's episodes out of their durations (n_pairs, 2).
+        """
         total = span = 0.0
         for population, evaluation in self.draws(repeats):
-            busy = spans(population, evaluation, ranks, ranks_per_node, schedule)
+            chosen = None if order is None else order(population)
+            busy = spans(population, evaluation, ranks, ranks_per_node, schedule, chosen)
             total += busy.mean()
             span += busy.max()
         return total / span
@@ -146,8 +159,11 @@ def spans(
     ranks: int,
     ranks_per_node: int,
     schedule: Schedule,
+    order: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """How long each rank is busy with episodes, (ranks,), if they are handed out as `WorkQueue` does.
+
+    Asking for more takes no time, and rank 0 is not busy while it hands out the reserve.
 
     Parameters
     ----------
@@ -155,20 +171,57 @@ def spans(
         Duration of each episode.
     evaluation : (n_eval,)
     ranks, ranks_per_node : int
-    schedule : "static", "dynamic" or "pairs"
+    schedule : "static", "dynamic", "nodes" or "pairs"
+    order : (2·n_pairs,) or None
+        In which episodes of the population are begun; by default as they come.
     """
     if schedule == "static":
         return _slices(evaluation, ranks) + _slices(population.ravel(), ranks)
     units = population.sum(axis=1) if schedule == "pairs" else population.ravel()
+    if order is not None:
+        units = units[order]
+    work = np.concatenate([evaluation, units])
+    nodes = math.ceil(ranks / ranks_per_node)
+    node_of = np.arange(ranks) // ranks_per_node
+    held_back = 0
+    if schedule == "dynamic" and nodes > 1 and ranks >= queue.FEWEST_RANKS:
+        held_back = int(queue.RESERVE * len(work))
+    own_of = node_of[np.arange(len(work) - held_back) % ranks]  # of every `ranks` items in a row, one per rank
+    own = [iter(work[: len(work) - held_back][own_of == node].tolist()) for node in range(nodes)]
+    rest = work[len(work) - held_back :].tolist()
+    granted: list[list[float]] = [[] for _ in range(nodes)]
+    serving_from = queue.SERVES_FROM * np.count_nonzero(own_of == 0) if held_back else math.inf
+    begun, given = 0, 0  # episodes begun on node 0; episodes given from the reserve
     busy = np.zeros(ranks)
-    for first in range(0, ranks, ranks_per_node):
-        last = min(ranks, first + ranks_per_node)
-        free = [0.0] * (last - first)  # when each rank of the node is next free: a heap
-        for work in (evaluation, units):
-            for duration in work[len(work) * first // ranks : len(work) * last // ranks].tolist():
-                heapq.heapreplace(free, free[0] + duration)
-        busy[first:last] = free
+    free = [(0.0, rank) for rank in range(ranks)]  # when each rank is next free: a heap
+    while free:
+        now, rank = free[0]
+        node = int(node_of[rank])
+        duration = None if rank == 0 and begun >= serving_from else next(own[node], None)
+        if duration is None and held_back and rank > 0:
+            if not granted[node] and given < held_back:
+                n = max(1, (held_back - given) // (2 * nodes))
+                granted[node] = rest[given : given + n][::-1]
+                given += n
+            duration = granted[node].pop() if granted[node] else None
+        if duration is None:
+            heapq.heappop(free)
+            continue
+        begun += node == 0
+        busy[rank] = now + duration
+        heapq.heapreplace(free, (now + duration, rank))
     return busy
+
+
+def longest_first(population: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The order of who knows all durations (n_pairs, 2) beforehand."""
+    return np.argsort(-population.ravel(), kind="stable")
+
+
+def second_by_first(population: NDArray[np.float64]) -> NDArray[np.int64]:
+    """First all first members; then second members, those whose first was short first, as its mirror image."""
+    firsts = np.arange(0, population.size, 2)
+    return np.concatenate([firsts, firsts[np.argsort(population[:, 0], kind="stable")] + 1])
 
 
 def _slices(work: NDArray[np.float64], ranks: int) -> NDArray[np.float64]:

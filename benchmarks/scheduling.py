@@ -1,18 +1,19 @@
 """How long ranks wait for each other under either schedule, in real MPI, with episodes that sleep instead of compute.
 
-    python benchmarks/scheduling.py [--ranks 48] [--kinds mixed early] [--unit 0.0015] [--out DIR]
+    python benchmarks/scheduling.py [--ranks 48] [--nodes 4] [--kinds mixed early] [--unit 0.0015] [--out DIR]
 
 Each rank is a process of its own that runs `iwes_mpi.train` as it is; only the environment is a stand-in, whose one
 step sleeps ``unit`` seconds per step of the episode it stands for and returns the number of steps. So 48 ranks run
-truly side by side on two cores. Episodes are "mixed" (40 % last 1,000 steps, the others are exponential around 200, as
-halfway through learning) or "early" (all exponential around 200, at most 1,000), 14 per rank and 30 to evaluate.
+truly side by side on two cores, as if on ``--nodes`` nodes (MPICH can pretend that). Episodes are "mixed" (40 % last
+1,000 steps, the others are exponential around 200, as halfway through learning) or "early" (all exponential around 200,
+at most 1,000), 14 per rank and 30 to evaluate.
 
 Shown is the idle share, ``time_idle`` over the sum of all phases in the run's log; the same over rollouts and waiting
 alone, since exchanges between many ranks on two cores take turns; and the share that perfect clocks would give: the
 same episodes handed out by `model.spans`. With more ranks than cores, a rank that polls for messages takes the core
 of one that would wake up; so `World.barrier` waits asleep then, MPI is told to give its core away at every poll of
 other exchanges, and an episode sleeps long against the scheduler's time slices. ``--out`` keeps the runs, for
-``scaling.py --check``. The exit code is 1 if mixed episodes leave the dynamic schedule idle for more than 0.13.
+``scaling.py --check``. The exit code is 1 if the dynamic schedule is idle for more than `ALLOWED`.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ALLOWED = 0.13
+ALLOWED = {"mixed": 0.10, "early": 0.21}  # idle shares under the dynamic schedule
 
 EPISODES_PER_RANK, EVALUATIONS = 14, 30
 
@@ -38,9 +39,12 @@ def settings(run_dir: Path, ranks: int, kind: str, schedule: str, unit: float, i
     ]
 
 
-def run(ranks: int, kinds: list[str], schedules: list[str], unit: float, iterations: int, out: Path) -> None:
+def run(
+    ranks: int, nodes: int, kinds: list[str], schedules: list[str], unit: float, iterations: int, out: Path
+) -> None:
     """Run all cases one after the other in one job of `ranks` ranks: OUT/KIND-SCHEDULE-RANKS each."""
     variables = os.environ | {
+        "MPIR_CVAR_NUM_CLIQUES": str(nodes),
         "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
         "OMPI_MCA_mpi_yield_when_idle": "1",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
@@ -89,6 +93,7 @@ def main() -> int:
     """Run the cases and print the idle shares; 1 if one is too large."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[48])
+    parser.add_argument("--nodes", type=int, default=4, help="into so many the machine is made to look split [4]")
     parser.add_argument("--kinds", nargs="+", default=["mixed", "early"], choices=["mixed", "early"])
     parser.add_argument("--schedules", nargs="+", default=["dynamic", "static"], choices=["dynamic", "static"])
     parser.add_argument("--unit", type=float, default=0.0015, help="seconds of sleep per step [0.0015]")
@@ -103,15 +108,16 @@ def main() -> int:
         shares = f"{'idle share':>10}  {'of rollouts':>11}  {'perfect clocks':>14}"
         print(f"{'ranks':>5}  {'episodes':8}  {'schedule':8}  {shares}")
         for ranks in options.ranks:
-            run(ranks, options.kinds, options.schedules, options.unit, options.iterations, out)
+            nodes = min(options.nodes, ranks)
+            run(ranks, nodes, options.kinds, options.schedules, options.unit, options.iterations, out)
             for kind in options.kinds:
                 for schedule in options.schedules:
                     run_dir = out / f"{kind}-{schedule}-{ranks}"
                     of_all, of_rollouts = idle_shares(run_dir)
-                    ideal = 1 - of_run(run_dir, "returns").busy_share(ranks, schedule)
+                    ideal = 1 - of_run(run_dir, "returns").busy_share(ranks, schedule, -(-ranks // nodes))
                     figures = f"{of_all:10.3f}  {of_rollouts:11.3f}  {ideal:14.3f}"
                     print(f"{ranks:5}  {kind:8}  {schedule:8}  {figures}", flush=True)
-                    failed |= (kind, schedule) == ("mixed", "dynamic") and of_all > ALLOWED
+                    failed |= schedule == "dynamic" and of_all > ALLOWED[kind]
     return int(failed)
 
 

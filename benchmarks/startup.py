@@ -6,8 +6,8 @@ Launches whole training runs and notes, on each rank, when it asks for its first
 of it is in there: the launcher, imports, reading the settings, compiling or loading, and filling the noise table.
 "cold" starts from an empty cache directory, "warm" from the one that leaves behind. Beside the wall clock stands the
 CPU time that the ranks together have taken by then, and that over the number of cores: what the wall clock could be
-without other work on the machine, if nothing were serial. For more ranks than cores, twice the 2-rank figure per
-core's share is allowed; the exit code is 1 if any case takes longer than it may.
+without other work on the machine, if nothing were serial. For more ranks than cores, 0.6 of the first figure, times
+how many more ranks share a core, is allowed; the exit code is 1 if any case takes longer than it may.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def main() -> int:
     for (kind, ranks), times in found.items():
         wall, cpu = (median(values) for values in zip(*times, strict=True))
         share = max(1.0, ranks / cores) / max(1.0, options.ranks[0] / cores)
-        allowed = 40.0 if kind == "cold" else 6.0 if ranks == options.ranks[0] else 2 * first * share
+        allowed = 20.0 if kind == "cold" else 5.0 if ranks == options.ranks[0] else 0.6 * first * share
         figures = f"{wall:7.2f}  {cpu:6.2f}  {cpu / min(ranks, cores):11.2f}  {cpu / ranks:10.2f}  {allowed:9.1f}"
         print(f"{kind:5}  {ranks:5}  {figures}")
         late += wall > allowed

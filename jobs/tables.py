@@ -94,7 +94,7 @@ def sample_efficiency() -> Iterator[Row]:
     """
     tasks = ("halfcheetah", "swimmer", "inverted-double-pendulum", "hopper", "walker2d", "ant", "reacher", "pusher")
     for task in (*tasks, "humanoid"):
-        for seed in range(100, 110):
+        for seed in range(210, 220):
             for method in ("es", "iwes", "repeat"):
                 run_dir = f"runs/sample_efficiency/{task}-{method}-seed{seed}"
                 yield task, run_dir, f"jobs/sample_efficiency/{task}-{method}.toml", seed

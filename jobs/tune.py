@@ -4,7 +4,7 @@ A search file names what is fixed, what is searched and in which range, what cou
 so many seeds each, of so many environment steps (population and evaluation together). Trials are drawn by Optuna's TPE.
 
     python jobs/tune.py FILE --parallel 2          on one machine; Ctrl-C stops it, the same command goes on
-    python jobs/tune.py FILE --array               one trial, then end: a task of a Slurm array
+    python jobs/tune.py FILE --array               one trial or finalist's run, then end: a task of a Slurm array
     python jobs/tune.py FILE --report [BEST.toml]  the table of trials, and the best settings as a file for --config
 
 What is found depends on the file alone: neither on the number of processes nor on kills. Trial n is drawn from the
@@ -15,6 +15,9 @@ A trial's loss is the mean over its seeds, and less is better:
                    the end of the third; 2 − p if it never does, where p is the share of the way from `start` to the
                    return that the best three in a row came
   area             minus the mean of the evaluation curve over all steps, beginning at `start`
+
+The best of few seeds has been lucky as well as good. So the `finalists` best trials are run with `final_seeds` further
+seeds, and the one with the smallest mean loss over these is the best.
 
 A trial is stopped early if its loss so far is above the median of the losses that complete trials had at that point:
 at every tenth of a run, from the third tenth of the first run on, once `startup` complete trials can be compared. The
@@ -62,7 +65,8 @@ POINTS = 10  # at which a run is compared with those of other trials
 WARM_UP = 3  # of these, at the start of the first run, are not
 DIGITS = 3  # of searched numbers
 OURS = ("seed", "run_dir", "iterations", "max_env_steps", "max_wall_time", "stop_at_return")  # settings of a run
-INITIAL_SEED = 1  # of the first run of each trial; the others follow it
+INITIAL_SEED = 1  # of the first run of each trial; the others follow it, and then the finalists' seeds
+_WITH_DEFAULTS = {"at_once": 4, "startup": 10, "seed": 0, "finalists": 1, "final_seeds": 8}  # of a search file
 
 
 # -- search files --------------------------------------------------------------------------------------------
@@ -142,6 +146,8 @@ class Search:
     at_once: int  # the most trials that may be under way
     startup: int  # trials drawn at random; complete ones that a trial needs before it can be stopped early
     seed: int
+    finalists: int  # trials that are run with further seeds; 1: the best trial is the best
+    final_seeds: int  # of each finalist
     criterion: Criterion
     fixed: dict[str, Any]
     space: dict[str, Range | Choices]
@@ -156,9 +162,10 @@ class Search:
         return {name: dimension.decoded(params[name]) for name, dimension in self.space.items()}
 
     def identity(self) -> str:
-        """What the trials of a study have in common; more of them may be asked for later."""
+        """What the trials of a study have in common; more of them, and of finalists, may be asked for later."""
         parts = dataclasses.asdict(self)
-        return json.dumps({name: parts[name] for name in parts if name not in ("name", "trials", "preset")})
+        later = ("name", "trials", "preset", "finalists", "final_seeds")
+        return json.dumps({name: parts[name] for name in parts if name not in later})
 
 
 def _take(table: dict[str, Any], name: str, kind: type, source: str, default: Any = None) -> Any:
@@ -243,7 +250,7 @@ def read_search(path: Path) -> Search:
     search = Search(
         name=path.stem,
         **{name: _take(table, name, int, source) for name in ("trials", "seeds", "steps")},
-        **{name: _take(table, name, int, source, n) for name, n in (("at_once", 4), ("startup", 10), ("seed", 0))},
+        **{name: _take(table, name, int, source, n) for name, n in _WITH_DEFAULTS.items()},
         criterion=criterion,
         fixed=parts["fixed"],
         space={name: _dimension(name, given, source) for name, given in parts["search"].items()},
@@ -587,10 +594,80 @@ class Study:
         what = "stopped early" if value is None else f"loss {value:.4f}"
         print(f"{search.name}: trial {trial.number}: {what}, {time.monotonic() - begin:.0f} s", flush=True)
 
-    def best(self) -> "FrozenTrial | None":
-        """The complete trial of the smallest loss, the first of several."""
+    def finalists(self) -> "list[FrozenTrial]":
+        """The complete trials of the smallest losses, the best first, once all trials are finished; else none."""
+        trials = self.trials
+        if len(trials) < self._search.trials or not all(trial.state.is_finished() for trial in trials):
+            return []
+        complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+        return sorted(complete, key=lambda trial: (trial.value, trial.number))[: self._search.finalists]
+
+    def finals(self) -> dict[int, list[dict[str, Any]]]:
+        """What the further runs of each finalist came to, by its number, as far as they are made: loss and steps."""
+        known = self._study.user_attrs
+        seeds = range(self._search.final_seeds)
+        return {
+            trial.number: [known[key] for i in seeds if (key := _final(trial.number, i)) in known]
+            for trial in self.finalists()
+            if self._search.finalists > 1
+        }
+
+    def claim_final(self) -> "tuple[FrozenTrial, int, FileLock] | bool":
+        """A further run of a finalist, with its lock; otherwise as `claim`."""
+        if not all(trial.state.is_finished() for trial in self.trials):
+            return True
+        if self._search.finalists == 1:
+            return False
+        under_way = False
+        with self._locked():
+            known = self._study.user_attrs
+            for i in range(self._search.final_seeds):
+                for trial in self.finalists():
+                    if _final(trial.number, i) in known:
+                        continue
+                    if lock := self._claimed_final(trial.number, i):
+                        return trial, i, lock
+                    under_way = True
+        return under_way
+
+    def _claimed_final(self, number: int, i: int) -> FileLock | None:
+        lock = FileLock(self._directory / "trials" / f"{number:04d}-{i:02d}.lock")
+        return lock if lock.acquire(wait=False) else None
+
+    def carry_out_final(self, trial: "FrozenTrial", i: int, world: World, stop: Stop) -> None:
+        """Make a further run of a finalist and record its loss.
+
+        Raises
+        ------
+        Stopped
+            If that was asked for.
+        """
+        search, begin, curve = self._search, time.monotonic(), Curve(self._search.criterion, self._search.steps)
+        seed = INITIAL_SEED + search.seeds + i
+        run(search, search.config(trial.params, seed), world, stop, curve, lambda point, spent: None)
+        loss = curve.loss(search.steps)
+        with self._locked():
+            self._study.set_user_attr(_final(trial.number, i), {"loss": loss, "steps": curve.total})
+        print(
+            f"{search.name}: finalist {trial.number}, seed {seed}: loss {loss:.4f}, {time.monotonic() - begin:.0f} s",
+            flush=True,
+        )
+
+    def best(self) -> "tuple[FrozenTrial, float] | None":
+        """The best trial and its loss: of the finalists, once all their runs are made; of all trials before that."""
+        finals = self.finals()
+        if finals and all(len(made) == self._search.final_seeds for made in finals.values()):
+            means = {number: statistics.fmean(run["loss"] for run in made) for number, made in finals.items()}
+            number = min(means, key=lambda number: (means[number], number))
+            return self.trials[number], means[number]
         complete = [trial for trial in self.trials if trial.state.name == "COMPLETE"]
-        return min(complete, key=lambda trial: (trial.value, trial.number), default=None)
+        found = min(complete, key=lambda trial: (trial.value, trial.number), default=None)
+        return found and (found, float(found.value))
+
+
+def _final(number: int, i: int) -> str:
+    """The name by which a study knows a further run of a finalist."""
+    return f"final {number} {i}"
 
 
 # -- report --------------------------------------------------------------------------------------------------
@@ -602,14 +679,15 @@ def made(trial: "FrozenTrial") -> dict[str, Any]:
     return found
 
 
-def table(search: Search, trials: "list[FrozenTrial]") -> Iterator[list[str]]:
-    """The trials, heading first; values that are not known are empty."""
+def table(search: Search, trials: "list[FrozenTrial]", finals: dict[int, list[dict[str, Any]]]) -> Iterator[list[str]]:
+    """The trials, heading first; values that are not known are empty. `final` is a finalist's loss with its seeds."""
     seeds = range(search.seeds)
     yield [
         "trial",
         "state",
         "loss",
         *(f"loss_seed{INITIAL_SEED + i}" for i in seeds),
+        *(["final"] if finals else []),
         "steps",
         "seconds",
         *search.space,
@@ -620,9 +698,14 @@ def table(search: Search, trials: "list[FrozenTrial]") -> Iterator[list[str]]:
         yield [
             str(trial.number), state, "" if state != "complete" else f"{trial.value:.6g}",
             *losses, *[""] * (search.seeds - len(losses)),
+            *([_mean_loss(finals.get(trial.number, []))] if finals else []),
             str(made(trial).get("steps", "")), f"{made(trial).get('seconds', 0):.0f}",
             *(shown(search.settings(trial.params)[name]) for name in search.space),
         ]  # fmt: skip
+
+
+def _mean_loss(runs: list[dict[str, Any]]) -> str:
+    return f"{statistics.fmean(run['loss'] for run in runs):.6g}" if runs else ""
 
 
 def shown(value: Any) -> str:
@@ -630,24 +713,26 @@ def shown(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict | list | bool) else str(value)
 
 
-def best_settings(search: Search, best: "FrozenTrial", budget: str) -> str:
+def best_settings(search: Search, best: "FrozenTrial", loss: float, budget: str) -> str:
     """The best settings as a TOML file for --config: those of the runs of the search, with its limits."""
     settings = search.fixed | search.settings(best.params)
     if search.criterion.goal is not None:
         settings["stop_at_return"] = search.criterion.goal
     settings |= {"max_env_steps": search.steps} | search.preset
-    head = f"# Found by jobs/tune.py for {search.name}: trial {best.number}, loss {best.value:.4g}; {budget}.\n"
+    head = f"# Found by jobs/tune.py for {search.name}: trial {best.number}, loss {loss:.4g}; {budget}.\n"
     return head + tomli_w.dumps({name: values.for_toml(value) for name, value in settings.items()})
 
 
-def budget(search: Search, trials: "list[FrozenTrial]") -> str:
+def budget(search: Search, trials: "list[FrozenTrial]", finals: dict[int, list[dict[str, Any]]]) -> str:
     """What a search has cost."""
     steps = sum(made(trial).get("steps", 0) for trial in trials)
+    steps += sum(run["steps"] for runs in finals.values() for run in runs)
+    further = f"; the {len(finals)} best with {search.final_seeds} further seeds" if finals else ""
     early = sum(trial.state.name == "PRUNED" for trial in trials)
     under_way = sum(not trial.state.is_finished() for trial in trials)
     return (
         f"{len(trials)} of {search.trials} trials of {search.seeds} seeds and at most {search.steps} steps a run, "
-        f"{early} of them stopped early{f', {under_way} under way' if under_way else ''}, "
+        f"{early} of them stopped early{f', {under_way} under way' if under_way else ''}{further}, "
         f"{steps / 1e6:.3g} M steps in all"
     )
 
@@ -663,14 +748,15 @@ def report(search: Search, directory: Path, target: Path | None) -> None:
     if not (directory / "journal.log").exists():
         raise WrongInput(str(directory), "holds no trials of this search yet")
     study = Study(search, directory)
+    finals = study.finals()
     csv.writer(sys.stdout, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None).writerows(
-        table(search, study.trials)
+        table(search, study.trials, finals)
     )
     if (best := study.best()) is None:
         if target is not None:
             raise WrongInput(str(directory), "holds no complete trial yet")
         return
-    text = best_settings(search, best, budget(search, study.trials))
+    text = best_settings(search, *best, budget(search, study.trials, finals))
     print("\n" + text, end="")
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -681,7 +767,7 @@ def report(search: Search, directory: Path, target: Path | None) -> None:
 
 
 def work(search: Search, directory: Path, one: bool, parent: int | None) -> int:
-    """Carry out trials until none is left, or just one; returns the exit code."""
+    """Carry out trials and then finalists' runs until none is left, or just one; returns the exit code."""
     study, stop, world = Study(search, directory), Stop(parent), World()
     if world.size > 1:
         raise WrongInput("tune.py", "takes --parallel N, not several ranks")
@@ -695,6 +781,19 @@ def work(search: Search, directory: Path, one: bool, parent: int | None) -> int:
             trial, lock = claimed
             try:
                 study.carry_out(trial, world, stop)
+            finally:
+                lock.release()
+            if one:
+                return FINISHED
+        while claim := study.claim_final():
+            if claim is True:
+                if stop.pending():
+                    raise Stopped
+                time.sleep(0.2)
+                continue
+            finalist, i, lock = claim
+            try:
+                study.carry_out_final(finalist, i, world, stop)
             finally:
                 lock.release()
             if one:

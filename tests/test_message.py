@@ -91,16 +91,19 @@ def test_unknown_fields_are_an_error():
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [2, 5])
-def test_under_mpi(ranks):
-    """The same through the MPI library, whose sum of integers it relies on."""
-    outcome = launch.program(ranks, "message_probe.py")
+@pytest.mark.parametrize(("ranks", "nodes"), [(2, "1"), (5, "1"), (5, "2")])
+def test_under_mpi(ranks, nodes):
+    """The same through the MPI library, and where there are more ranks than cores through the node's memory."""
+    outcome = launch.program(ranks, "message_probe.py", MPIR_CVAR_NUM_CLIQUES=nodes)
     assert outcome.code == 0, outcome.err
     lines = [json.loads(line) for line in outcome.out.splitlines() if line.startswith("{")]
     assert sorted(line["rank"] for line in lines) == list(range(ranks))
     exact = [sum(int(whole_numbers(rank, 5)[i]) for rank in range(ranks)) for i in range(5)]
     for line in lines:
         assert line["sums"] == exact
+        assert line["many"]
+        assert line["largest"] == [-2.5, ranks - 1, -1.0]
+        assert line["theta"] == list(range(7))
         assert line["values"] == SPECIAL.tobytes().hex()
 
 

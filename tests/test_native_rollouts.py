@@ -1,5 +1,6 @@
 """Native rollouts against Gymnasium: the same observations, rewards, lengths and statistics, to the bit."""
 
+import gc
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import launch
+import mujoco
 import numpy as np
 import pytest
 
@@ -17,9 +19,11 @@ from iwes_mpi import open_run
 from iwes_mpi.compiled.jit import kernel
 from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.policy import network
-from iwes_mpi.rollouts import generators
+from iwes_mpi.rollouts import generators, simulator
 from iwes_mpi.rollouts.choose import open_runner
+from iwes_mpi.rollouts.environments import make_env
 from iwes_mpi.rollouts.episode import Episode, EpisodeTask
+from iwes_mpi.rollouts.gym_runner import GymRunner
 from iwes_mpi.rollouts.tasks import TASKS, dot_fuses, norm, power, sum_clipped_squares, sum_squares
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
@@ -181,6 +185,72 @@ def test_an_episode_of_full_length_is_that_of_gymnasium(env_id: str) -> None:
     length = compare(pair, 0)
     pair.close()
     assert length == time_limit(env_id) or env_id in FALL
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*out of date")
+@pytest.mark.parametrize("case", {case.env_id: case for case in reversed(CASES)}.values(), ids=lambda case: case.env_id)
+def test_with_other_settings_an_episode_of_full_length_is_that_of_gymnasium(case: Case) -> None:
+    lasting = {"terminate_when_unhealthy": False} if case.env_id in CAN_LAST else {}
+    pair = Pair(env_id=case.env_id, env_kwargs=case.env_kwargs | lasting)
+    length = compare(pair, 1)
+    pair.close()
+    assert length == time_limit(case.env_id) or case.env_id in FALL
+
+
+def clock_is_set() -> bool:
+    """Whether MuJoCo times itself: whether a step adds to the timers of its data."""
+    model = mujoco.MjModel.from_xml_string("<mujoco/>")
+    data = mujoco.MjData(model)
+    mujoco.mj_step(model, data)
+    return bool(data.timer[mujoco.mjtTimer.mjTIMER_STEP].duration > 0)
+
+
+def test_mujoco_times_itself_again_once_all_runners_are_closed() -> None:
+    assert clock_is_set()
+    runners = [open_runner(Config(env_id="Swimmer-v5", rollouts=rollouts)) for rollouts in ("native", "gymnasium")]
+    assert not clock_is_set()
+    runners[0].close()
+    runners[0].close()
+    assert not clock_is_set(), "the other one is still open"
+    runners[1].close()
+    assert clock_is_set()
+    forgotten = open_runner(Config(env_id="Swimmer-v5"))
+    assert not clock_is_set()
+    del forgotten
+    gc.collect()
+    assert clock_is_set()
+    plain = open_runner(Config(env_id="CartPole-v1"))
+    config = Config(env_id="Swimmer-v5")
+    filming = GymRunner(config, make_env(config))  # as a film does
+    assert clock_is_set()
+    plain.close()
+    filming.close()
+    assert clock_is_set()
+
+
+def test_a_clock_that_somebody_else_sets_meanwhile_stays() -> None:
+    no_clock = simulator.NoClock()
+    called: list[float] = []
+    mujoco.set_mjcb_time(lambda: called.append(0.0) or float(len(called)))
+    no_clock.close()
+    clock_is_set()
+    mujoco.set_mjcb_time(None)
+    assert called
+
+
+def test_islands_are_looked_for_in_models_of_several_trees_only() -> None:
+    skipped = {}
+    for env_id in ("Ant-v5", "Pusher-v5", "Reacher-v5"):
+        runner: Any = open_runner(Config(env_id=env_id, rollouts="native"))
+        model = runner._env.unwrapped.model
+        skipped[env_id] = bool(model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_ISLAND)
+        assert skipped[env_id] == (model.ntree == 1)
+        runner.close()
+        through: Any = open_runner(Config(env_id=env_id, rollouts="gymnasium"))
+        assert not through.env.unwrapped.model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_ISLAND
+        through.close()
+    assert skipped == {"Ant-v5": True, "Pusher-v5": False, "Reacher-v5": False}
 
 
 def compare(pair: Pair, sample: int) -> int:
@@ -360,8 +430,6 @@ def test_what_the_rules_do_not_know_runs_through_gymnasium() -> None:
 
 
 def test_descriptions() -> None:
-    import mujoco
-
     for rollouts, how in (("auto", "natively in MuJoCo " + mujoco.__version__), ("gymnasium", "through Gymnasium")):
         runner = open_runner(Config(env_id="Swimmer-v5", rollouts=rollouts))
         assert runner.description == f"Swimmer-v5 {how}"

@@ -108,3 +108,24 @@ def test_pack_and_unpack():
     assert again.n == stats.n
     assert (again.mean == stats.mean).all()
     assert (again.m2 == stats.m2).all()
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_many_merge_to_the_bits_of_one_after_the_other(whiten: bool) -> None:
+    """Rows without observations, or with ones that are not finite, count nothing."""
+    rng = np.random.default_rng(5)
+    rows = np.zeros((60, 1 + 4 + (16 if whiten else 4)))
+    for row in rows[::2]:
+        for obs in rng.standard_normal((3, 4)) * 10.0 ** rng.integers(-3, 4):
+            obs_stats.observe(row, obs)
+    expected = start = obs_stats.initial_stats(4, whiten)
+    for row in rows:
+        expected = obs_stats.merge(expected, obs_stats.unpack(row, whiten))
+    rows[7] = rows[8]
+    rows[7, -1] = np.inf
+    found = obs_stats.merge_all(start, rows)
+    assert found.n == expected.n
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.m2, expected.m2)
+    assert start.n == obs_stats.PRIOR_COUNT
+    assert not start.mean.any()

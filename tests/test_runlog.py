@@ -1,5 +1,6 @@
 """The log: what is appended is what is read, whole rows only, while it is written, after a kill, and damaged."""
 
+import errno
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from synthetic import NUMBERED, numbered_log, numbered_row, numbered_rows
 import iwes_mpi
 from iwes_mpi.files import log as files_log
 from iwes_mpi.files import reader, record
+from iwes_mpi.files.behind import WriteBehind
 from iwes_mpi.files.reader import LogError, empty_population, read_table
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -53,6 +55,50 @@ def test_every_column_says_what_it_is(tmp_path: Path) -> None:
             for name, dataset in group.items():
                 assert dataset.attrs["units"], name
                 assert dataset.attrs["long_name"], name
+
+
+def test_rows_are_written_behind_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing within the delay, all of it soon after, in one batch; and at once before a checkpoint and at the end."""
+    monkeypatch.setattr(WriteBehind, "DELAY", 0.5)
+    log = numbered_log(tmp_path / "log.h5", 0)
+    batches: list[int] = []
+    extend = log.extend
+    monkeypatch.setattr(log, "extend", lambda rows: (batches.append(len(rows)), extend(rows)))
+    behind = WriteBehind(log)
+    for iteration in range(20):
+        behind.append(numbered_rows(iteration))
+    deadline = time.monotonic() + 20
+    while len(iwes_mpi.open_run(tmp_path).iterations) < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(batches) <= 3
+    behind.append(numbered_rows(20))
+    behind.sync()
+    assert len(iwes_mpi.open_run(tmp_path).iterations) == 21
+    behind.append(numbered_rows(21))
+    assert behind.tables()["iterations"]["iteration"].tolist() == list(range(22))
+    behind.append(numbered_rows(22))
+    behind.close()
+    run = iwes_mpi.open_run(tmp_path)
+    for found in run.iterations.to_dict("records"):
+        assert found == numbered_row("iterations", found["iteration"])
+    assert list(run.updates["iteration"]) == [i for i in range(23) for _ in range(2)]
+
+
+def test_a_batch_that_cannot_be_written_is_told_by_the_next_call(tmp_path: Path) -> None:
+    room = [True]
+
+    def ready() -> None:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    behind = WriteBehind(numbered_log(tmp_path / "log.h5", 2), ready)
+    room[0] = False
+    behind.append(numbered_rows(2))
+    for call in (behind.sync, lambda: behind.append(numbered_rows(3)), behind.tables, behind.close):
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            call()
+    assert len(iwes_mpi.open_run(tmp_path).iterations) == 2
 
 
 def start_writer(run_dir: Path, n_rows: int) -> subprocess.Popen[bytes]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iwes_mpi.method.seeding import Stream, _Key, generator
+from iwes_mpi.method.seeding import Movable, Stream, _Key, generator
 from iwes_mpi.settings.values import MAX_SEED
 
 EDGES = (0, 1, 2, 3, 2**32 - 1, 2**32, 2**63, MAX_SEED)
@@ -87,3 +87,15 @@ def test_addresses_out_of_range_are_refused(address):
 def test_a_philox_that_asks_for_more_than_its_key_is_refused():
     with pytest.raises(ValueError, match="4 words"):
         _Key(np.zeros(2, dtype=np.uint64)).generate_state(4)
+
+
+def test_a_movable_generator_is_the_one_at_each_address() -> None:
+    """Whatever was drawn before, half numbers included, by a moved generator and by new ones."""
+    moved, anew = Movable(2**64 - 1, Stream.POPULATION_EPISODE), Movable(2**64 - 1, Stream.POPULATION_EPISODE)
+    assert moved._known, "it works with this NumPy, but slowly"
+    anew._known = False
+    for iteration, sample in ((0, 0), (3, 17), (2**64 - 1, 2**64 - 1), (3, 17)):
+        expected = generator(2**64 - 1, Stream.POPULATION_EPISODE, iteration, sample)
+        numbers = [(rng.integers(2**63), rng.standard_normal(), rng.integers(7, dtype=np.uint32), rng.random())
+                   for rng in (moved.at(iteration, sample), anew.at(iteration, sample), expected)]  # fmt: skip
+        assert numbers[0] == numbers[1] == numbers[2]

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import shutil
 import signal
 import statistics
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import launch
@@ -21,6 +22,7 @@ import pandas as pd
 import pytest
 
 import iwes_mpi
+from iwes_mpi.mpi.world import World
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -240,6 +242,32 @@ def test_the_steps_to_a_return_are_those_of_a_run_of_train(goal: tuple[Path, Pat
             assert loss == pytest.approx(2 - np.clip((best_mean + 60) / 38, 0, 1), rel=1e-5)
 
 
+def test_the_best_with_further_seeds_is_chosen(area: tuple[Path, Path], tune: ModuleType, tmp_path: Path) -> None:
+    """Finalists are asked for once the trials are made; they run with the seeds after those of the trials."""
+    file, directory = tmp_path / "area.toml", tmp_path / "trials"
+    file.write_text("finalists = 3\nfinal_seeds = 2\n" + AREA)
+    shutil.copytree(area[1], directory)
+    before, _ = report(*area)
+    search(file, directory, "--array")  # one run, with others to come: the best trial is still the best
+    complete = sorted((float(row["loss"]), int(row["trial"])) for row in before if row["loss"])
+    assert f": trial {complete[0][1]}, " in call(file, "--directory", directory, "--report").stdout
+    search(file, directory, "--parallel", 2)
+    rows, best = report(file, directory)
+    chosen = {int(row["trial"]): float(row["final"]) for row in rows if row["final"]}
+    assert set(chosen) == {number for _, number in complete[:3]}
+    winner = min(chosen, key=lambda number: chosen[number])
+    assert best["sigma"] == float(rows[winner]["sigma"])
+    found, world = tune.read_search(file), World()
+    params = tune.Study(found, directory).trials[winner].params
+    nobody_stops = SimpleNamespace(pending=lambda: False)
+    losses = []
+    for seed in (3, 4):  # after 1 and 2
+        curve = tune.Curve(found.criterion, found.steps)
+        tune.run(found, found.config(params, seed), world, nobody_stops, curve, lambda point, spent: None)
+        losses.append(curve.loss(found.steps))
+    assert chosen[winner] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
 def test_trials_are_stopped_as_is_said(area: tuple[Path, Path], tune: ModuleType) -> None:
     trials = tune.Study(tune.read_search(area[0]), area[1]).trials
     assert any(trial.state.name == "PRUNED" for trial in trials)
@@ -278,7 +306,18 @@ def test_the_searches_of_the_study_are_valid_and_equal(tune: ModuleType, name: s
     found = tune.read_search(ROOT / f"jobs/tune/{name}.toml")
     assert (found.fixed["iw_updates"] > 0) == name.endswith("-iwes")
     other = tune.read_search(ROOT / "jobs/tune" / f"{name.rpartition('-')[0]}-es.toml")
-    for part in ("trials", "seeds", "steps", "at_once", "startup", "seed", "criterion", "preset"):
+    for part in (
+        "trials",
+        "seeds",
+        "steps",
+        "at_once",
+        "startup",
+        "seed",
+        "finalists",
+        "final_seeds",
+        "criterion",
+        "preset",
+    ):
         assert getattr(found, part) == getattr(other, part)
     reuse = {field.name for field in dataclasses.fields(Config) if field.metadata["group"] == "importance weighting"}
     for part in ("fixed", "space"):

@@ -1,6 +1,8 @@
 """The one decorator of every compiled function, and the scalar tools Numba lacks."""
 
 import contextlib
+import importlib
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,6 +13,22 @@ from numba.extending import intrinsic
 
 from iwes_mpi.compiled import cache
 
+
+def _load_numba() -> None:
+    """Load what Numba knows of NumPy, without SciPy.
+
+    It would import SciPy's linear algebra, if there is one: 8 MB for each rank, and no kernel needs it. Others' code
+    that does imports it when it is compiled.
+    """
+    if "scipy.linalg" not in sys.modules:
+        sys.modules["scipy.linalg"] = None  # type: ignore[assignment]  # as if there were none
+        try:
+            importlib.import_module("numba.np.arraymath")
+        finally:
+            del sys.modules["scipy.linalg"]
+
+
+_load_numba()
 CACHE = cache.find_directory(numba.config.CACHE_DIR)  # None: nothing is kept on disk
 
 # Contraction (a·b + c in one rounding) is the same on every rank of one kind of CPU. Reassociation is left out:

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from iwes_mpi.files import checkpoint, log, reader, record
+from iwes_mpi.files.behind import WriteBehind
 from iwes_mpi.files.checkpoint import Checkpoint
 from iwes_mpi.files.columns import Rows, population_of, rows_of
 from iwes_mpi.files.directory import DirectoryLock, Plan, identity
@@ -70,7 +71,7 @@ class Keeper:
 
     def _open_log(
         self, plan: Plan, provenance: dict[str, Any], notices: list[str]
-    ) -> tuple[dict[str, Any], log.LogWriter]:
+    ) -> tuple[dict[str, Any], WriteBehind]:
         """A log cut back to the checkpoint: its rows come from the checkpoint, the population from the old log."""
         path, rows = plan.run_dir / log.LOG, self._state.iteration
         population = None
@@ -85,7 +86,7 @@ class Keeper:
         tables = plan.checkpoint.tables if plan.checkpoint else None
         if plan.checkpoint is not None and (notice := other_cpu(plan.checkpoint.attrs)):
             notices.append(notice)
-        return attrs, log.LogWriter(path, attrs, tables, population)
+        return attrs, WriteBehind(log.LogWriter(path, attrs, tables, population), self._require_room)
 
     def _describe(self, error: BaseException, writing: str) -> str:
         """An error of the file system as one clause that names the file: the one being written, if it does not."""
@@ -110,17 +111,16 @@ class Keeper:
         return time.monotonic() - self._begin
 
     def keep(self, report: Report) -> Rows:
-        """Log an iteration, and write a checkpoint if one is due; returns the rows that were logged.
+        """Log an iteration, and write a checkpoint if one is due; returns the rows that are logged, within a second.
 
         Raises
         ------
         StorageError
-            If the run directory cannot be written. What it holds stays intact.
+            If the run directory cannot be written, or a second ago could not be. What it holds stays intact.
         """
         self._state.wall_time = report.wall_time = self._wall_time_before + self.elapsed
         rows = rows_of(report)
         try:
-            self._require_room()
             self._log.append(rows, population_of(report) if self._config.log_population else ())
         except (OSError, RuntimeError) as error:
             raise StorageError(self._describe(error, log.LOG)) from error
@@ -163,4 +163,5 @@ class Keeper:
             self._log.close()
         except (OSError, RuntimeError) as error:
             raise StorageError(self._describe(error, log.LOG)) from error
-        self._lock.release()
+        finally:
+            self._lock.release()

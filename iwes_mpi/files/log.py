@@ -86,15 +86,24 @@ class LogWriter:
         self._path = path
 
     def append(self, rows: Rows, population: Sequence[NDArray[Any]] = ()) -> None:
-        """Write one iteration: its updates and population first, so that they are there when its row is."""
+        """Write one iteration; as `extend`."""
+        self.extend([(rows, population)])
+
+    def extend(self, iterations: Sequence[tuple[Rows, Sequence[NDArray[Any]]]]) -> None:
+        """Write iterations, each its rows and the columns of its population.
+
+        Updates and populations come first, so that they are there when the iterations' rows are.
+        """
         with self._writing():
-            for dataset, values in zip(self._population, population, strict=False):
-                row = rows.iteration.iteration
-                dataset.resize((row + 1, max(dataset.shape[1], values.shape[0]), 2))
-                dataset[row, : values.shape[0]] = values
-            if rows.updates:
-                self._extend("updates", rows.updates)
-            self._extend("iterations", [rows.iteration])
+            for rows, population in iterations:
+                for dataset, values in zip(self._population, population, strict=False):
+                    row = rows.iteration.iteration
+                    dataset.resize((row + 1, max(dataset.shape[1], values.shape[0]), 2))
+                    dataset[row, : values.shape[0]] = values
+            updates = [update for rows, _ in iterations for update in rows.updates]
+            if updates:
+                self._extend("updates", updates)
+            self._extend("iterations", [rows.iteration for rows, _ in iterations])
 
     def _extend(self, table: str, rows: Sequence[IterationRow | UpdateRow]) -> None:
         columns = self._columns[table]

@@ -17,7 +17,7 @@ from iwes_mpi.method.noise import NoiseTable
 from iwes_mpi.method.phases import Phase, Phases
 from iwes_mpi.method.report import Population, Report, Update
 from iwes_mpi.method.schedules import learning_rate_at, sigma_at
-from iwes_mpi.method.seeding import Stream, generator
+from iwes_mpi.method.seeding import Movable, Stream, generator
 from iwes_mpi.method.state import Drawn, State, digest
 from iwes_mpi.method.updates import Updater
 from iwes_mpi.mpi.message import Message, counts, slots
@@ -71,8 +71,9 @@ class EvolutionStrategies:
         self.config, self.world, self.runner, self.noise, self.state = config, world, runner, noise, state
         self.phases = Phases()
         self.on_episode: Callable[[int, int], None] | None = None
-        self._queue = WorkQueue(world, config.schedule, stop)
+        self._queue = WorkQueue(world, config.schedule, stop, config.n_eval + 2 * config.n_pairs)
         self._theta32 = network.empty_parameters(state.theta.size)
+        self._rng = Movable(config.seed, Stream.POPULATION_EPISODE)
         group = world.weights_group(config.weights_on)
         self._mixing = None if config.importance_mixing is None else Mixing(config, world, noise, self.phases)
         self._updater = None if group is None else Updater(config, group, noise, self.phases)
@@ -99,8 +100,7 @@ class EvolutionStrategies:
         returns = population.returns if self._mixing is None else _returns_in_use(drawn)
         updates = self._update(drawn, returns)
         self._wait()  # ranks that take no part in the updates
-        for packed in population.observed:
-            state.obs = obs_stats.merge(state.obs, obs_stats.unpack(packed, self.config.whiten))
+        state.obs = obs_stats.merge_all(state.obs, population.observed)
         state.env_steps += int(population.lengths.sum())
         state.episodes += int(np.count_nonzero(population.ran))
         state.eval_env_steps += int(population.eval_lengths.sum())
@@ -220,7 +220,8 @@ class EvolutionStrategies:
         self, fresh: Fresh | None, first_pair: int, n_eval: int, normalizer: NDArray[np.float64]
     ) -> Population:
         """Evaluation episodes of theta, then one block of pairs, over all ranks as single-episode work items."""
-        config, iteration, d = self.config, self.state.iteration, self.state.theta.size
+        config, state, theta32 = self.config, self.state, self._theta32
+        iteration, d = state.iteration, state.theta.size
         with self.phases(Phase.ROLLOUTS):
             starts, ran = fresh or Fresh.whole(
                 self.noise.starts(config.seed, iteration, first_pair, config.n_pairs, d)
@@ -228,6 +229,8 @@ class EvolutionStrategies:
             n, members = starts.size, np.flatnonzero(ran)
             chosen = generator(config.seed, Stream.OBS_STATISTICS, iteration, first_pair).random(2 * n)
             observe = np.flatnonzero(ran.ravel() & (chosen < config.obs_stat_probability))
+            row_of = np.full(2 * n, -1)  # by member, where its statistics go
+            row_of[observe] = np.arange(observe.size)
             message = Message(
                 returns=slots(n_eval + 2 * n),
                 lengths=counts(n_eval + 2 * n),
@@ -235,46 +238,45 @@ class EvolutionStrategies:
                 episodes_run=counts(1),
             )
             returns, lengths, observed = message["returns"], message["lengths"], message["observed"]
+            sigma, run, episodes_run = self.sigma, self.runner.run, 0
+            tell, size, n_episodes = self.on_episode, self.world.size, n_eval + members.size
             for is_population, item in self._queue.items(n_eval, members.size):
                 if not is_population:
-                    self._theta32[:] = self.state.theta
+                    theta32[:] = state.theta
                     rng = generator(config.seed, Stream.EVALUATION_EPISODE, iteration, item)
-                    slot, row = item, -1
+                    slot, row, cap = item, -1, 0
                 else:
                     member = int(members[item])
-                    rng = self._perturb(starts, first_pair, member)
-                    slot = n_eval + member
-                    row = int(np.searchsorted(observe, member))
-                    row = row if row < observe.size and observe[row] == member else -1
-                cap = self.state.episode_cap if is_population else 0
-                task = EpisodeTask(
-                    self._theta32, normalizer, rng, config.action_noise, row >= 0, not is_population, cap
+                    rng = self._perturb(starts, first_pair, member, sigma)
+                    slot, row, cap = n_eval + member, row_of[member], state.episode_cap
+                episode = run(
+                    EpisodeTask(theta32, normalizer, rng, config.action_noise, row >= 0, not is_population, cap)
                 )
-                episode = self.runner.run(task)
                 returns[slot], lengths[slot] = episode.total_reward, episode.length
-                message["episodes_run"][0] += 1
-                if episode.obs_stats is not None and np.isfinite(episode.obs_stats).all():
+                episodes_run += 1
+                if episode.obs_stats is not None:
                     observed[row] = episode.obs_stats
-                if self.on_episode is not None:
-                    n_episodes = n_eval + members.size
-                    self.on_episode(round(self._queue.begun * n_episodes), n_episodes)
+                if tell is not None:  # the others are as far, about
+                    tell(min(episodes_run * size, n_episodes), n_episodes)
+            message["episodes_run"][0] = episodes_run
         self._wait()
         with self.phases(Phase.COMM):
             message.reduce(self.world)
-        if message["episodes_run"][0] < n_eval + members.size:
+        if message["episodes_run"][0] < n_episodes:
             raise Interrupted
         return Population(
             starts, ran, np.where(ran, returns[n_eval:].reshape(n, 2), np.nan), lengths[n_eval:].reshape(n, 2),
             observed, returns[:n_eval], lengths[:n_eval],
         )  # fmt: skip
 
-    def _perturb(self, starts: NDArray[np.int64], first_pair: int, member: int) -> np.random.Generator:
+    def _perturb(self, starts: NDArray[np.int64], first_pair: int, member: int, sigma: float) -> np.random.Generator:
         """Set theta32 to the parameters of a member of a block's pairs, counted in order; returns its generator."""
         pair, second = divmod(member, 2)
-        row = self.noise.values[starts[pair] : starts[pair] + self._theta32.size]
-        kernels.perturb(self.state.theta, self.sigma, row, 1.0 - 2.0 * second, self._theta32)
+        start = int(starts[pair])
+        row = self.noise.values[start : start + self._theta32.size]
+        kernels.perturb(self.state.theta, sigma, row, 1.0 - 2.0 * second, self._theta32)
         sample = first_pair + pair if self.config.common_random_numbers else 2 * first_pair + member
-        return generator(self.config.seed, Stream.POPULATION_EPISODE, self.state.iteration, sample)
+        return self._rng.at(self.state.iteration, sample)
 
     # -- report ----------------------------------------------------------------------------------------------
 

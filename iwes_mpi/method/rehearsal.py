@@ -18,7 +18,7 @@ from iwes_mpi.method.state import Drawn, initial_state
 from iwes_mpi.method.updates import Updater
 from iwes_mpi.method.weight_kernels import needs_norms
 from iwes_mpi.mpi.group import alone
-from iwes_mpi.policy.obs_stats import initial_stats
+from iwes_mpi.policy.obs_stats import initial_stats, merge_all, pack
 from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
 from iwes_mpi.settings.config import Config
 
@@ -40,7 +40,9 @@ def rehearse(config: Config, runner: EpisodeRunner) -> None:
     theta, theta32 = np.zeros(d), np.zeros(d, dtype=np.float32)
     table = SmallTable(d + kernels.BLOCK, needs_norms(config.weight_kernel))
     kernels.perturb(theta, config.sigma, table.values[:d], 1.0, theta32)
-    normalizer = initial_stats(obs_size, config.whiten).normalizer()
+    stats = initial_stats(obs_size, config.whiten)
+    normalizer = stats.normalizer()
+    merge_all(stats, pack(stats)[None])
     for observe in (False, True):
         runner.rehearse(EpisodeTask(theta32, normalizer, generator(0, Stream.INITIALIZATION), 0.01, observe))
     if config.importance_mixing is not None:

@@ -5,6 +5,7 @@ generator: different addresses give disjoint stretches of 2^128 numbers by const
 no chance of collision.
 """
 
+import ctypes
 from enum import IntEnum
 from typing import Any
 
@@ -63,3 +64,63 @@ def generator(seed: int, stream: Stream, iteration: int = 0, sample: int = 0) ->
             counter=np.array([0, 0, sample, iteration], dtype=np.uint64),
         )
     )
+
+
+class _PhiloxState(ctypes.Structure):
+    """NumPy's ``philox_state``."""
+
+    _fields_ = (
+        ("counter", ctypes.POINTER(ctypes.c_uint64 * 4)),
+        ("key", ctypes.POINTER(ctypes.c_uint64 * 2)),
+        ("buffer_pos", ctypes.c_int),
+        ("buffer", ctypes.c_uint64 * 4),
+        ("has_uint32", ctypes.c_int),
+        ("uinteger", ctypes.c_uint32),
+    )
+
+
+class Movable:
+    """One generator that moves from address to address: a new one costs as much as a light environment's step.
+
+    It is moved in place, in the memory of NumPy's Philox; where this version of NumPy keeps it otherwise, each address
+    has a new one.
+
+    Parameters
+    ----------
+    seed, stream : int
+        As in `generator`.
+    """
+
+    def __init__(self, seed: int, stream: Stream):
+        self._seed, self._stream = seed, stream
+        self._rng = generator(seed, stream)
+        address: Any = self._rng.bit_generator.ctypes.state_address
+        self._state = _PhiloxState.from_address(address)
+        self._counter = self._state.counter.contents
+        self._known = self._is_known()
+
+    def at(self, iteration: int, sample: int) -> np.random.Generator:
+        """The generator at an address, until this is called again."""
+        if not self._known:
+            return generator(self._seed, self._stream, iteration, sample)
+        state = self._state
+        self._counter[:] = 0, 0, sample, iteration
+        state.buffer_pos, state.has_uint32 = _BUFFER_EMPTY, 0
+        return self._rng
+
+    def _is_known(self) -> bool:
+        """Whether this NumPy keeps a Philox in memory as is taken for granted here."""
+        rng, state = self._rng, self._state
+        rng.integers(100, dtype=np.uint32)  # leaves half a number, and three whole ones
+        told: Any = rng.bit_generator.state
+        return bool(
+            list(self._counter) == told["state"]["counter"].tolist() == [1, 0, 0, 0]
+            and list(state.key.contents) == told["state"]["key"].tolist()
+            and list(state.buffer) == told["buffer"].tolist()
+            and (state.buffer_pos, state.has_uint32, state.uinteger)
+            == (told["buffer_pos"], told["has_uint32"], told["uinteger"])
+            == (1, 1, told["uinteger"])
+        )
+
+
+_BUFFER_EMPTY = 4  # the position after the last of the numbers that Philox makes at once

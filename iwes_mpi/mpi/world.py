@@ -13,6 +13,7 @@ from iwes_mpi.mpi.group import Group, alone, split
 from iwes_mpi.mpi.last_words import LastWords
 from iwes_mpi.mpi.memory import open_window
 from iwes_mpi.mpi.process import MPI, library_version
+from iwes_mpi.mpi.shared_sums import SharedSums, bytes_needed
 
 T = TypeVar("T")
 
@@ -69,14 +70,24 @@ class World(Group):
         self._first_position = sum(leaders.count(node) for node in nodes[: self.node_index])
         self._windows: list[MPI.Win] = []
         self.last_words = LastWords(self.node)
-        self._crowded = self.any(self.node.size > (os.cpu_count() or 1))
+        if self.any(self.node.size > self._cores()):
+            self._share_cores()
 
-    def barrier(self) -> None:
-        """Wait until all ranks are here; asleep where ranks share cores, so as not to hold up those still at work."""
-        if self._crowded:
-            self.rest_until_all()
-        else:
-            super().barrier()
+    def _cores(self) -> int:
+        """How many cores the ranks of this rank's node may use, all together. Collective on the node."""
+        if not hasattr(os, "sched_getaffinity"):
+            return os.cpu_count() or 1
+        return len(set().union(*self.node.comm.allgather(os.sched_getaffinity(0))))
+
+    def _share_cores(self) -> None:
+        """Have ranks that wait sleep, so as not to hold up those still at work. Collective."""
+        rank, size, largest = self.node.rank, self.node.size, self.maximum_integer(self.node.size)
+        window = self.node_window(bytes_needed(size, largest) if rank == 0 else 0)
+        shared = SharedSums(window, rank, size, largest)
+        self.publish()
+        leaders = MPI.Intracomm(self.comm.Split(int(self.node.rank > 0), self.rank)) if self.n_nodes > 1 else None
+        self.node.share_cores(shared)
+        self.share_cores(shared, leaders)
 
     @property
     def is_root(self) -> bool:
@@ -87,10 +98,15 @@ class World(Group):
         """This rank's static share of n work items, in node order."""
         return split(n, self.size, self._first_position + self.node.rank)
 
-    def node_share(self, n: int) -> range:
-        """The static share of n work items of this rank's node: those of its ranks together."""
-        first = self._first_position
-        return range(n * first // self.size, n * (first + self.node.size) // self.size)
+    def node_turns(self, n: int) -> int:
+        """How many of n work items are this rank's node's: of every `size` in a row, as many as it has ranks."""
+        rounds, rest = divmod(n, self.size)
+        return rounds * self.node.size + min(max(rest - self._first_position, 0), self.node.size)
+
+    def node_turn(self, turn: int) -> int:
+        """The work item that is this rank's node's by the count of `node_turns`, from 0."""
+        rounds, place = divmod(turn, self.node.size)
+        return rounds * self.size + self._first_position + place
 
     def weights_group(self, where: Literal["all", "node", "root"]) -> Group | None:
         """The ranks that compute weights (``--weights-on``), or None on the others. Collective."""
@@ -103,8 +119,13 @@ class World(Group):
         raise ValueError(f"weights are on all, node or root, not on {where!r}")
 
     def broadcast(self, values: NDArray[Any]) -> None:
-        """Give every rank rank 0's array, in place."""
-        self.comm.Bcast(values, 0)
+        """Give every rank rank 0's array of 64-bit numbers, in place."""
+        if self._shared is None:
+            self.comm.Bcast(values, 0)
+            return
+        if not self.is_root:
+            values[...] = 0
+        self.sum_integers(values.view(np.int64))
 
     def from_root(self, value: T | None) -> T:
         """Rank 0's value on every rank, whatever it is; for start-up, not for the loop."""
@@ -118,10 +139,6 @@ class World(Group):
     def minimum_integer(self, value: int) -> int:
         """The smallest of the ranks' integers."""
         return int(self.comm.allreduce(value, MPI.MIN))
-
-    def maximum_integer(self, value: int) -> int:
-        """The largest of the ranks' integers."""
-        return int(self.comm.allreduce(value, MPI.MAX))
 
     def node_array(self, size: int, dtype: Any) -> NDArray[Any]:
         """One array per node, in memory that all its ranks share. Collective.
@@ -147,8 +164,14 @@ class World(Group):
         for window in self._windows:
             window.Sync()
 
+    def sync(self) -> None:
+        """See what other ranks of the node have written to node arrays, and let them see what this one has."""
+        for window in self._windows:
+            window.Sync()
+
     def close(self) -> None:
         """Release the nodes' shared memory. Collective; node arrays must not be used after it."""
+        self._shared = self.node._shared = None
         for window in self._windows:
             window.Unlock_all()
             window.Free()

@@ -52,6 +52,48 @@ def merge(a: ObsStats, b: ObsStats) -> ObsStats:
     return ObsStats(count, a.mean + difference * share, a.m2 + b.m2 + squared * (a.n * share))
 
 
+def merge_all(stats: ObsStats, packed: NDArray[np.float64]) -> ObsStats:
+    """`stats` merged with packed ones, row after row, to the same bits as `merge`; rows that are not finite count not.
+
+    Parameters
+    ----------
+    stats : ObsStats
+    packed : float64 (rows, 1 + obs_size + m2.size)
+        From `pack`.
+    """
+    mean, m2 = stats.mean.copy(), stats.m2.copy()
+    return ObsStats(float(_merge_rows(stats.n, mean, m2.reshape(-1), packed)), mean, m2)
+
+
+@kernel(contract=False)
+def _merge_rows(count, mean, m2, packed):
+    """Merge packed statistics into a mean (obs_size,) and m2 of either kind, flat, in place; returns the count."""
+    size = mean.shape[0]
+    for i in range(packed.shape[0]):
+        row = packed[i]
+        finite = True
+        for j in range(row.shape[0]):
+            finite &= math.isfinite(row[j])
+        if row[0] == 0.0 or not finite:
+            continue
+        total = count + row[0]
+        share = row[0] / total
+        weight = count * share
+        if m2.shape[0] == size:
+            for j in range(size):
+                difference = row[1 + j] - mean[j]
+                m2[j] = (m2[j] + row[1 + size + j]) + (difference * difference) * weight
+        else:
+            for k in range(size):
+                for j in range(size):
+                    product = (row[1 + k] - mean[k]) * (row[1 + j] - mean[j])
+                    m2[k * size + j] = (m2[k * size + j] + row[1 + size + k * size + j]) + product * weight
+        for j in range(size):
+            mean[j] += (row[1 + j] - mean[j]) * share
+        count = total
+    return count
+
+
 def pack(stats: ObsStats) -> NDArray[np.float64]:
     """As one vector: count, mean, m2; shape (1 + 2·obs_size,) or (1 + obs_size + obs_size²,).
 

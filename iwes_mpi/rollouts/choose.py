@@ -86,4 +86,4 @@ def _runner(config: Config, env: gymnasium.Env[Any, Any]) -> EpisodeRunner:
             if config.rollouts == "native":
                 env.close()
                 raise WrongInput("rollouts", f"{config.env_id} cannot run natively: {reason}") from None
-    return GymRunner(config, env)
+    return GymRunner(config, env, timed=False)

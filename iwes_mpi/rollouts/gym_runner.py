@@ -30,11 +30,14 @@ class GymRunner:
         Shapes the policy.
     env : gymnasium.Env
         From `make_env`.
+    timed : bool
+        Whether MuJoCo may time itself, at a cost; see `simulator.NoClock`.
     """
 
-    def __init__(self, config: Config, env: gymnasium.Env[Any, Any]):
+    def __init__(self, config: Config, env: gymnasium.Env[Any, Any], timed: bool = True):
         self.env = env
         self._is_mujoco = is_mujoco(env)
+        self._no_clock = None if timed or not self._is_mujoco else _no_clock()
         self.description = f"{config.env_id} through Gymnasium"
         assert self.env.observation_space.shape is not None
         self._obs_size = self.env.observation_space.shape[0]
@@ -115,4 +118,13 @@ class GymRunner:
 
     def close(self) -> None:
         """Close the environment."""
+        if self._no_clock is not None:
+            self._no_clock.close()
         self.env.close()
+
+
+def _no_clock() -> Any:
+    """A `simulator.NoClock`; MuJoCo is imported for environments that have it loaded only."""
+    from iwes_mpi.rollouts import simulator
+
+    return simulator.NoClock()

@@ -1,6 +1,7 @@
 """MuJoCo for rollouts: its functions in compiled code, its messages kept quiet, its instabilities found."""
 
 import ctypes
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -65,39 +66,40 @@ class NoClock:
     """Keeps MuJoCo from timing itself, for the whole process, as long as one of these is open.
 
     Importing ``mujoco`` in Python sets a callback that tells the time, and each step of a simulation then asks it many
-    times: 15 % of HalfCheetah's. No result depends on it. The package's own ``set_mjcb_time(None)`` leaves the callback
-    of the library in place, so it is cleared there; the last one that is closed puts it back for others.
+    times: 15 % of HalfCheetah's. No result depends on it, only ``mjData.timer``. The package's own
+    ``set_mjcb_time(None)`` leaves the callback of the library in place, so it is cleared there. The last one that is
+    closed, or forgotten, puts it back for others.
     """
 
     _open = 0
     _before: int | None = None
 
     def __init__(self) -> None:
-        cls = NoClock
-        if cls._open == 0:
-            callback = self._callback()
-            cls._before, callback.value = callback.value, None
-        cls._open += 1
-        self._closed = False
+        if NoClock._open == 0:
+            callback = _clock()
+            NoClock._before, callback.value = callback.value, None
+        NoClock._open += 1
+        self.close = weakref.finalize(self, NoClock._restore)
+        self.close.atexit = False
 
     @staticmethod
-    def _callback() -> ctypes.c_void_p:
-        return ctypes.c_void_p.in_dll(ctypes.CDLL(str(library())), "mjcb_time")
-
-    def close(self) -> None:
-        """Let MuJoCo time itself again, unless another one is open."""
-        if self._closed:
-            return
-        self._closed = True
+    def _restore() -> None:
         NoClock._open -= 1
-        if NoClock._open == 0:
-            self._callback().value = NoClock._before
+        callback = _clock()
+        if NoClock._open == 0 and callback.value is None:  # else somebody has set another one meanwhile
+            callback.value = NoClock._before
+
+
+def _clock() -> ctypes.c_void_p:
+    """The library's own pointer to what tells the time."""
+    return ctypes.c_void_p.in_dll(ctypes.CDLL(str(library())), "mjcb_time")
 
 
 def skip_islands(model: mujoco.MjModel) -> None:
-    """Have MuJoCo not look for islands of constraints where there can be one only: in a single kinematic tree.
+    """Have MuJoCo not look for islands of constraints in a model of one kinematic tree, where there can be one only.
 
-    It costs time at each step and finds nothing. With several trees it would change the order of the solver's sums.
+    It costs time at each step and finds nothing. With several trees (Pusher's arm and what it pushes) it would change
+    the order of the solver's sums, and so the bits: such models are left as they are.
     """
     if model.ntree == 1:
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND

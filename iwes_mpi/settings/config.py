@@ -276,7 +276,8 @@ class Config:
     )  # fmt: skip
     schedule: Literal["dynamic", "static"] = _housekeeping(
         "dynamic",
-        "who runs which episode: the ranks of a node take the next one when they are free, or each has a fixed share",
+        "who runs which episode: the ranks of a node take the next one when they are free, and nodes share the last "
+        "quarter, or each rank has a fixed share",
     )
     run_dir: str | None = _housekeeping(
         None, "directory of the run (default: runs/ENV-seedS-DATE-TIME)", values.not_empty

@@ -28,6 +28,7 @@ class Registry:
 
     def __init__(self, folder: str, setting: str):
         self._folder, self._setting = folder, setting
+        self._loaded: dict[str, ModuleType] = {}  # an iteration of milliseconds asks for some of them
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -52,10 +53,13 @@ class Registry:
         WrongInput
             If there is none of this name.
         """
+        if name in self._loaded:
+            return self._loaded[name]
         if name not in self._files:
             raise WrongInput(self._setting, f"must be one of {', '.join(self.names)}, got {name!r}")
         package = ".".join(["iwes_mpi", *self._folder.split("/")])
-        return importlib.import_module(f"{package}.{self._files[name].stem}")
+        self._loaded[name] = importlib.import_module(f"{package}.{self._files[name].stem}")
+        return self._loaded[name]
 
 
 OPTIMIZERS = Registry("method/optimizers", "optimizer")

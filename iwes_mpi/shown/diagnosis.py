@@ -10,6 +10,7 @@ from iwes_mpi.method.schedules import learning_rate_at
 from iwes_mpi.settings.config import Config
 
 _USELESS_ESS, _IN_A_ROW = 0.1, 3  # when it is said that importance-weighted updates are of no use
+_FEWEST_PAIRS = 4  # in use, for weighted updates
 _LATE = 0.23  # an Adam step late in a run, as a share of its first one: the noise decides its direction
 
 
@@ -45,9 +46,13 @@ def expected_ess(r: float, spread: float, clip: float = 1.0) -> float:
     mean = -r * r / 2 - math.log(clip)
 
     def moment(p: int) -> float:
-        exponent = p * mean + p * p * variance / 2
-        tail = _normal(-mean / deviation - p * deviation)
-        return _normal(mean / deviation) + (math.exp(min(exponent, 700.0)) * tail if tail > 0 else 0.0)
+        """E[min(1, exp(x))^p]; the second term as its limit where its factors leave the range of numbers."""
+        x = mean / deviation + p * deviation
+        if x > 30:
+            beyond = math.exp(-(mean**2) / (2 * variance)) / (x * math.sqrt(2 * math.pi))
+        else:
+            beyond = math.exp(p * mean + p * p * variance / 2) * _normal(-x)
+        return _normal(mean / deviation) + beyond
 
     return moment(1) ** 2 / max(moment(2), 1e-300)
 
@@ -70,7 +75,12 @@ def beforehand(config: Config, d: int, ranks: int) -> list[str]:
             f"a population of {episodes} episodes leaves {ranks - episodes} of {ranks} ranks without work: raise "
             f"`n_pairs`, or use fewer ranks"
         )
-    if text := _useless_updates(config, d):
+    if config.iw_updates and config.n_pairs * config.reuse_batches < _FEWEST_PAIRS:
+        found.append(
+            f"a population of {config.n_pairs} pair{'s' if config.n_pairs > 1 else ''} is too small to be weighed: the ESS "
+            f"of so few samples says nothing; raise `n_pairs`, or set `iw_updates` 0"
+        )
+    elif text := _useless_updates(config, d):
         found.append(text)
     return found
 
@@ -138,11 +148,11 @@ class Diagnosis:
         row = rows.iteration
         # Later it may mean that the task is solved: every policy gets all there is.
         self._flat += row.iteration == self._flat and row.return_std == 0 and row.return_min == row.return_max
-        if self._flat == _IN_A_ROW == row.iteration + 1:
-            return _flat(row.return_mean)
         config = self._config
         useless = config.iw_updates > 0 and rows.smallest_ess < _USELESS_ESS
         self._useless = self._useless + 1 if useless else 0
+        if self._flat == _IN_A_ROW == row.iteration + 1:
+            return _flat(row.return_mean)
         if self._told or self._useless < _IN_A_ROW:
             return None
         self._told = True

@@ -10,7 +10,7 @@ import signal
 import sys
 
 from iwes_mpi.files import checkpoint
-from iwes_mpi.files.log import LogWriter
+from iwes_mpi.files.behind import WriteBehind
 
 kind, number, stopped = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "stopped"
 del sys.argv[1:4]
@@ -32,8 +32,8 @@ def failing(original):
 if kind == "save":
     checkpoint.save = failing(checkpoint.save)
 else:
-    LogWriter.append = failing(LogWriter.append)
-append = LogWriter.append
+    WriteBehind.append = failing(WriteBehind.append)
+append = WriteBehind.append
 
 
 def stopping(*arguments):
@@ -42,5 +42,5 @@ def stopping(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-LogWriter.append = stopping
+WriteBehind.append = stopping
 runpy.run_module("iwes_mpi.train", run_name="__main__", alter_sys=True)

@@ -9,20 +9,21 @@ import resource
 import runpy
 import sys
 
-from iwes_mpi.files.log import LogWriter
+from iwes_mpi.files.behind import WriteBehind
 
 writing, room = sys.argv[1], int(sys.argv[2])
 del sys.argv[1:3]
-append, calls = LogWriter.append, []
+append, calls = WriteBehind.append, []
 
 
 def limited(log, *arguments):
     append(log, *arguments)
+    log.tables()  # writes it at once
     calls.append(1)
     if len(calls) == 3:
-        size = os.stat(log._path.with_name(writing)).st_size + room
+        size = os.stat(log._log._path.with_name(writing)).st_size + room
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-LogWriter.append = limited
+WriteBehind.append = limited
 runpy.run_module("iwes_mpi.train", run_name="__main__", alter_sys=True)
