@@ -124,7 +124,7 @@ def _iterate(
         desk.episodes(0, 2 * config.n_pairs)  # compiling is over
     noise = NoiseTable(world, config.seed, size, with_norms=needs_norms(config.weight_kernel))
     es = EvolutionStrategies(config, world, runner, noise, state, stop)
-    es.on_episode = desk and desk.episodes
+    es.on_episode = None if desk is None else desk.episodes
     code, problem = FINISHED, ""
     while not finished(config, state.iteration, state.env_steps, state.recent_evaluations):
         # The safe point of an iteration: all ranks agree to go on, or why not.

@@ -121,7 +121,7 @@ def test_a_forecast_by_hand() -> None:
     assert (found.episodes, found.steps, found.most_steps) == (
         60,
         3000,
-        3000,
+        4200,
     )  # three blocks of 20 episodes of 50 steps
     assert found.evaluation_steps == 400
     assert found.evaluation_every == pytest.approx(400 * 9 / 3000)  # then they are a tenth of all

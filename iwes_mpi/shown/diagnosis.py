@@ -77,8 +77,8 @@ def beforehand(config: Config, d: int, ranks: int) -> list[str]:
         )
     if config.iw_updates and config.n_pairs * config.reuse_batches < _FEWEST_PAIRS:
         found.append(
-            f"a population of {config.n_pairs} pair{'s' if config.n_pairs > 1 else ''} is too small to be weighed: the ESS "
-            f"of so few samples says nothing; raise `n_pairs`, or set `iw_updates` 0"
+            f"a population of {config.n_pairs} pair{'s' if config.n_pairs > 1 else ''} is too small to be weighed: the "
+            f"ESS of so few samples says nothing; raise `n_pairs`, or set `iw_updates` 0"
         )
     elif text := _useless_updates(config, d):
         found.append(text)

@@ -135,7 +135,8 @@ def _extend_floor(env: gymnasium.Env[Any, Any]) -> None:
     A plane's size is for drawing only, things collide with an endless one: no number of an episode changes.
     """
     mujoco = importlib.import_module("mujoco")
-    model: Any = env.unwrapped.model  # type: ignore[attr-defined]
+    inner: Any = env.unwrapped
+    model = inner.model
     for geom in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE):
         size = model.geom_size[geom, :2]
         material = model.geom_matid[geom]
