@@ -18,7 +18,7 @@ from sleeper import draw_length
 
 from iwes_mpi import open_run
 from iwes_mpi.mpi import queue
-from iwes_mpi.mpi.group import split
+from iwes_mpi.mpi.ranks import split
 
 Schedule = Literal["static", "dynamic", "nodes", "pairs"]
 # "nodes": as "dynamic", without a reserve; "pairs": the same, both members of a pair together

@@ -89,7 +89,7 @@ class Recorder:
 
 def feedback(layout, gains):
     """A policy whose first unit of each layer passes gains·observation on, almost linearly, among random others."""
-    theta, offset = network.initial_parameters(layout, np.random.default_rng(0)), 0
+    theta, offset = layout.initial_parameters(np.random.default_rng(0)), 0
     for layer, (inputs, outputs) in enumerate(zip(layout.sizes[:-1], layout.sizes[1:], strict=True)):
         weights = theta[offset : offset + inputs * outputs].reshape(inputs, outputs)
         weights[:, 0] = 0.05 * np.array(gains) if layer == 0 else 0.0
@@ -105,7 +105,7 @@ def make_tasks(config, layout, steps, gains=None):
 
     def factory(sample):
         theta = network.empty_parameters(layout.n_parameters)
-        theta[:] = feedback(layout, gains) if gains else network.initial_parameters(layout, rng)
+        theta[:] = feedback(layout, gains) if gains else layout.initial_parameters(rng)
         return lambda: EpisodeTask(
             theta, normalizer, generator(0, Stream.POPULATION_EPISODE, 0, sample), config.action_noise, False
         )
@@ -172,11 +172,11 @@ def compare(name, hidden, rounds, steps):
 
 
 @numba.njit(nogil=True)
-def repeat_act(n, sizes, theta, normalizer, clip, scratch, obs, out):
+def repeat_act(n, layout, theta, normalizer, clip, scratch, obs, out):
     """The policy n times over."""
     good = True
     for _ in range(n):
-        good &= network.act(sizes, theta, normalizer, clip, scratch, obs, out)
+        good &= network.act(layout, theta, normalizer, clip, scratch, obs, out)
     return good
 
 
@@ -197,10 +197,10 @@ def compare_policy(obs_size, action_size, hidden, rounds):
     layout = network.layout(obs_size, hidden, action_size)
     rng = np.random.default_rng(0)
     theta = network.empty_parameters(layout.n_parameters)
-    theta[:] = network.initial_parameters(layout, rng)
+    theta[:] = layout.initial_parameters(rng)
     normalizer = obs_stats.initial_stats(obs_size).normalizer()
     arguments = (
-        layout.sizes, theta, normalizer, 5.0, layout.scratch(), rng.standard_normal(obs_size),
+        layout, theta, normalizer, 5.0, layout.scratch(), rng.standard_normal(obs_size),
         np.zeros(action_size, dtype=np.float32),
     )  # fmt: skip
     n = max(1, 20_000_000 // theta.size)

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
 from iwes_mpi.settings.command_line import ArgumentParser
 from iwes_mpi.settings.config import Config
@@ -156,9 +157,14 @@ def _require(*modules: str) -> None:
             raise WrongInput("iwes_mpi.compare", f"needs {name} ({error}): pip install 'iwes_mpi[compare]'") from None
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Run the program on this process's command line."""
     try:
         sys.exit(main(sys.argv[1:]))
     except WrongInput as problem:
         print(f"iwes_mpi.compare: error: {build_parser().describe(problem)}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,7 @@ def build_parser() -> ArgumentParser:
 
 def _prepare(argv: list[str]) -> "tuple[argparse.Namespace, Checkpoint]":
     """The options, and the checkpoint they name. Raises WrongInput if either is wrong. Rank 0 only."""
-    from iwes_mpi.files.checkpoint import CheckpointError, load, load_newest
+    from iwes_mpi.files.checkpoint import CheckpointError, load, load_newest, require_policy
 
     options = build_parser().parse_args(argv)
     for name, check in (("episodes", values.at_least_one), ("seed", values.seed)):
@@ -89,7 +89,9 @@ def _prepare(argv: list[str]) -> "tuple[argparse.Namespace, Checkpoint]":
     try:
         if not path.exists():
             raise WrongInput("run", f"{path} does not exist")
-        return options, load_newest(path, print_warning) if path.is_dir() else load(path)
+        checkpoint = load_newest(path, print_warning) if path.is_dir() else load(path)
+        require_policy(checkpoint, str(path))
+        return options, checkpoint
     except (CheckpointError, FileNotFoundError) as error:
         raise WrongInput("run", str(error)) from None
 
@@ -190,5 +192,10 @@ def print_warning(text: str) -> None:
     print(f"iwes_mpi.evaluate: warning: {text}", file=sys.stderr, flush=True)
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the program on this process's command line."""
     run_program("iwes_mpi.evaluate", build_parser, evaluate)
+
+
+if __name__ == "__main__":
+    main()

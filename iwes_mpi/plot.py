@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from iwes_mpi.files.run import X
 from iwes_mpi.settings.command_line import ArgumentParser
@@ -67,9 +68,14 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Run the program on this process's command line."""
     try:
         sys.exit(main(sys.argv[1:]))
     except WrongInput as problem:
         print(f"iwes_mpi.plot: error: {build_parser().describe(problem)}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

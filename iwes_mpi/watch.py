@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from iwes_mpi.files.run import X
 from iwes_mpi.settings.command_line import ArgumentParser
@@ -94,7 +94,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Run the program on this process's command line."""
     try:
         sys.exit(main(sys.argv[1:]))
     except WrongInput as problem:
@@ -102,3 +103,7 @@ if __name__ == "__main__":
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(0)
+
+
+if __name__ == "__main__":
+    run()

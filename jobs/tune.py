@@ -361,7 +361,8 @@ def run(
     WrongInput
         If the environment is wrong.
     """
-    from iwes_mpi.method.es import Diverged, EvolutionStrategies, Interrupted
+    from iwes_mpi.method.es import EvolutionStrategies, Interrupted
+    from iwes_mpi.method.learner import Diverged
     from iwes_mpi.method.noise import NoiseTable, choose_size
     from iwes_mpi.method.rehearsal import rehearse
     from iwes_mpi.method.state import initial_state

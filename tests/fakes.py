@@ -7,7 +7,7 @@ import numpy as np
 
 from iwes_mpi.method import es
 from iwes_mpi.method import state as states
-from iwes_mpi.mpi.group import split
+from iwes_mpi.mpi.ranks import split
 from iwes_mpi.policy import network, obs_stats
 from iwes_mpi.rollouts.episode import Episode
 from iwes_mpi.settings.config import Config

@@ -172,14 +172,14 @@ def es_update(theta, optimizer, epsilon, returns, l2):
 # -- policy --------------------------------------------------------------------------------------------------
 
 
-def mlp(theta, sizes, x):
-    """Tanh hidden layers, linear output; `theta` holds per layer the weights (inputs, outputs), then the biases."""
+def mlp(theta, sizes, x, bias=True, relu=False):
+    """Tanh or ReLU hidden layers, linear output; `theta` holds per layer the weights (inputs, outputs), then biases."""
     x = np.asarray(x, dtype=np.float64)
     theta = np.asarray(theta, dtype=np.float64)
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-        weights, bias, theta = np.split(theta, [inputs * outputs, (inputs + 1) * outputs])
-        x = x @ weights.reshape(inputs, outputs) + bias
+        weights, biases, theta = np.split(theta, [inputs * outputs, (inputs + bias) * outputs])
+        x = x @ weights.reshape(inputs, outputs) + (biases if bias else 0)
         if layer < len(sizes) - 2:
-            x = np.tanh(x)
+            x = np.where(x > 0, x, 0) if relu else np.tanh(x)
     assert theta.size == 0
     return x

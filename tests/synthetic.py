@@ -72,7 +72,7 @@ def numbered_rows(iteration: int, updates: int = 2, **changes: float) -> Rows:
 
 def numbered_log(path: Path, n_rows: int, **options: Any) -> LogWriter:
     """A log with so many iterations, still open."""
-    log = LogWriter(path, provenance(NUMBERED, "an MPI", 4, 2), **options)
+    log = LogWriter(path, provenance(NUMBERED, "an MPI", 4, 2, ["python", "-m", "iwes_mpi.train"]), **options)
     for iteration in range(n_rows):
         returns = np.arange(6.0).reshape(3, 2) + iteration
         log.append(numbered_rows(iteration), (returns, returns.astype("i8")))

@@ -10,9 +10,21 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import iwes_mpi
+
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ["compiled", "settings", "mpi", "policy", "rollouts", "method", "files", "shown"]  # then the programs
-PROGRAMS = ["train", "evaluate", "plot", "compare", "watch", "__main__"]
+ROOMS = [
+    "compiled",
+    "settings",
+    "mpi",
+    "policy",
+    "rollouts",
+    "method",
+    "files",
+    "shown",
+    "running",
+]  # then the programs
+PROGRAMS = ["train", "evaluate", "plot", "compare", "watch", "export", "__main__"]  # then their console scripts
 OUTSIDE = ["benchmarks", "jobs", "analysis", "tests"]  # a later one may import from an earlier one
 
 
@@ -72,8 +84,8 @@ ARROWS = {name: arrows(ast.walk(tree)) for name, tree in TREES.items()}
 def room(module: str) -> int:
     """The place of a module's room in the order; the programs are last."""
     part = module.split(".")[1]
-    if part in PROGRAMS:
-        return len(ROOMS)
+    if part in (*PROGRAMS, "scripts"):
+        return len(ROOMS) + (part == "scripts")
     assert part in ROOMS, f"{module} is in none of the rooms"
     return ROOMS.index(part)
 
@@ -82,7 +94,7 @@ def room(module: str) -> int:
 
 
 def test_there_are_no_circles() -> None:
-    """Not even by imports inside functions, or for type checkers; `iwes_mpi` itself hands out a name of files."""
+    """Not even by imports inside functions, or for type checkers; `iwes_mpi` itself hands out names of its rooms."""
     graph = {name: found & PACKAGE.keys() - {"iwes_mpi"} for name, found in ARROWS.items() if name != "iwes_mpi"}
     assert len(list(TopologicalSorter(graph).static_order())) == len(graph)  # raises CycleError, naming the circle
 
@@ -96,13 +108,15 @@ def test_no_room_imports_from_a_later_one() -> None:
         if name not in free and room(other) > room(name)
     ]
     assert not up
-    assert ARROWS["iwes_mpi"] & PACKAGE.keys() == {"iwes_mpi.version", "iwes_mpi.files.run"}
+    handed_out = {f"iwes_mpi.{home}" for home in iwes_mpi._HOMES.values()}
+    assert ARROWS["iwes_mpi"] & PACKAGE.keys() == {"iwes_mpi.version", *handed_out}
 
 
 def test_programs_do_not_import_each_other() -> None:
     programs = {f"iwes_mpi.{name}" for name in PROGRAMS}
     assert programs <= PACKAGE.keys()
-    assert not [(name, found & programs) for name, found in ARROWS.items() if found & programs]
+    others = {name: found & programs for name, found in ARROWS.items() if name != "iwes_mpi.scripts"}
+    assert not [(name, found) for name, found in others.items() if found]
 
 
 @pytest.mark.parametrize(("library", "home"), [("mpi4py", "mpi"), ("h5py", "files")])
@@ -127,7 +141,7 @@ def test_who_reads_runs_loads_neither_mpi_nor_compiled_code() -> None:
 
 def test_threads_are_settled_before_numpy_is_loaded() -> None:
     """NumPy's libraries read the number of threads when they load: a program's first import of ours sets it."""
-    for name in ("train", "evaluate"):
+    for name in ("train", "evaluate", "export", "running.maximize"):
         first, *_ = (
             other
             for node in TREES[f"iwes_mpi.{name}"].body
@@ -138,6 +152,16 @@ def test_threads_are_settled_before_numpy_is_loaded() -> None:
     lines = PACKAGE["iwes_mpi.mpi.process"].read_text().splitlines()
     assert not any("numpy" in line for line in lines)
     assert arrows(at_import(TREES["iwes_mpi.mpi.signals"])) == {"os", "signal", "types"}
+
+
+def test_what_the_package_hands_out_is_there_and_costs_nothing() -> None:
+    """`dir` and the type checker know the same names as the module, which imports none of their homes."""
+    assert sorted(iwes_mpi.__all__) == sorted([*iwes_mpi._HOMES, "__version__"])
+    assert set(iwes_mpi.__all__) <= set(dir(iwes_mpi))
+    assert all(getattr(iwes_mpi, name).__name__ == name for name in iwes_mpi._HOMES)
+    assert arrows(at_import(TREES["iwes_mpi"])) == {"importlib", "typing", "iwes_mpi.version"}
+    light = {module.split(".")[0] for module in arrows(at_import(TREES["iwes_mpi.scripts"]))}
+    assert light == {"os", "sys"}, "a script notes signals before it imports"
 
 
 # -- what stands outside -------------------------------------------------------------------------------------

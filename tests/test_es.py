@@ -8,7 +8,7 @@ import reference
 from fakes import LENGTH, build, epsilons, rugged, smooth
 
 from iwes_mpi.files.columns import rows_of
-from iwes_mpi.method import es
+from iwes_mpi.method import learner
 from iwes_mpi.method import state as states
 from iwes_mpi.settings.registry import SHAPINGS, WEIGHT_KERNELS
 
@@ -155,7 +155,7 @@ def test_lost_overlap_ends_the_reuse(world, noise, center):
 
 def test_theta_that_diverges_is_an_error(world, noise):
     run, _ = build(world, noise, optimizer="sgd", learning_rate=1e200, momentum=0.0, shaping="none")
-    with pytest.raises(es.Diverged, match="`learning_rate` 1e\\+200 is too large"):  # and not a word from NumPy
+    with pytest.raises(learner.Diverged, match="`learning_rate` 1e\\+200 is too large"):  # and not a word from NumPy
         run.iterate()
     assert run.state.iteration == 0
 

@@ -26,7 +26,7 @@ from iwes_mpi.method.noise import NoiseTable
 from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.method.state import digest, initial_state
 from iwes_mpi.method.weight_kernels import kernel_named
-from iwes_mpi.mpi.group import split
+from iwes_mpi.mpi.ranks import split
 from iwes_mpi.policy import network
 from iwes_mpi.settings.registry import WEIGHT_KERNELS
 

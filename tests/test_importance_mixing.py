@@ -201,7 +201,7 @@ def test_updates_weigh_the_set_as_one_drawn_at_the_center(world, noise, clip, ce
     theta, adam = run.state.theta.astype(np.longdouble), reference.Adam(D, lr)
     shares = []
     for _ in range(5):
-        sigma = np.longdouble(run.sigma)
+        sigma = np.longdouble(run.learner.sigma)
         report = run.iterate()
         drawn, origin = run.state.drawn, theta.copy()
         assert count(drawn) == 2 * n

@@ -8,8 +8,9 @@ import pytest
 from fakes import on_ranks
 from special_numbers import SPECIAL, whole_numbers
 
-from iwes_mpi.mpi.group import alone, split
+from iwes_mpi.mpi.group import alone
 from iwes_mpi.mpi.message import Message, counts, slots
+from iwes_mpi.mpi.ranks import split
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 12])

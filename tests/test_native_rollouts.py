@@ -148,7 +148,7 @@ class Pair:
         """Run an episode of a random policy in both: what came of it, and their traces."""
         rng = np.random.default_rng(sample)
         size = int(self.network.sizes[0])
-        theta = (scale * network.initial_parameters(self.network, rng)).astype(np.float32)
+        theta = (scale * self.network.initial_parameters(rng)).astype(np.float32)
         theta += rng.normal(scale=0.1, size=theta.size).astype(np.float32)
         normalizer = np.stack([rng.normal(size=size), rng.uniform(0.5, 2.0, size=size)])
 
@@ -495,7 +495,7 @@ def test_every_width_of_layer(hidden: tuple[int, ...], obs_size: int, action_siz
         aligned[shift : shift + layout.n_parameters] = theta[:-1]
         scratch, out = layout.scratch(), np.full(action_size + 2, 7.0, dtype=np.float32)
         scratch[0, :obs_size] = obs
-        network.forward(layout.sizes, aligned[shift : shift + layout.n_parameters], scratch, out[1:-1])
+        network.forward(layout, aligned[shift : shift + layout.n_parameters], scratch, out[1:-1])
         np.testing.assert_allclose(out[1:-1], values, rtol=2e-5, atol=2e-5)
         assert out[0] == out[-1] == 7.0
         outputs.append(out.tobytes())

@@ -190,8 +190,8 @@ def test_time_goes_to_the_phase_that_spends_it(world, noise):
     run.iterate()  # compiles
     run.phases.take()
     slow = SlowGroup(world, 0.05)
-    run._updater._estimator._group = slow
-    for sums in run._updater._estimator._sums.values():
+    run.learner._updater._estimator._group = slow
+    for sums in run.learner._updater._estimator._sums.values():
         sums._group = slow
     with run.phases(Phase.IO):
         time.sleep(0.04)

@@ -24,7 +24,7 @@ def act(layout, theta, obs, clip=5.0, norm=None):
     obs = np.asarray(obs, dtype=float)
     out = np.full(int(layout.sizes[-1]), np.nan, dtype=np.float32)
     norm = normalizer(obs.size) if norm is None else norm
-    finite = network.act(layout.sizes, theta.astype(np.float32), norm, clip, layout.scratch(), obs, out)
+    finite = network.act(layout, theta.astype(np.float32), norm, clip, layout.scratch(), obs, out)
     return out, finite
 
 
@@ -42,6 +42,27 @@ def test_forward_is_the_network(obs_size, hidden, action_size):
             assert finite
             # Outputs are sums of up to 64 products: 1e-5 of the size of their terms.
             np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("obs_size", "hidden", "action_size"), [(3, (), 2), (17, (70, 140), 6), (7, (9, 3, 13), 5)])
+def test_biases_and_hidden_units_are_as_chosen(obs_size, hidden, action_size, bias, activation):
+    """Theta is followed by numbers that must not be read; every width of block takes part."""
+    layout = network.layout(obs_size, hidden, action_size, bias, activation)
+    rng = np.random.default_rng(obs_size)
+    d = sum((inputs + bias) * outputs for inputs, outputs in itertools.pairwise([obs_size, *hidden, action_size]))
+    assert layout.n_parameters == d
+    assert layout.initial_parameters(rng).size == d
+    assert np.count_nonzero(layout.initial_parameters(rng)) == d - bias * (sum(hidden) + action_size)
+    memory = np.full(d + 500, np.nan, dtype=np.float32)
+    theta = memory[:d]
+    theta[:] = rng.standard_normal(d) / np.sqrt(obs_size)
+    for obs in rng.uniform(-5, 5, (5, obs_size)).astype(np.float32):
+        out = np.zeros(action_size, dtype=np.float32)
+        assert network.act(layout, theta, normalizer(obs_size), 5.0, layout.scratch(), obs.astype(float), out)
+        expected = reference.mlp(theta, layout.sizes.tolist(), obs, bias, activation == "relu")
+        np.testing.assert_allclose(out, expected, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
 def test_hidden_units_are_tanh():
@@ -63,7 +84,7 @@ def test_the_result_depends_on_its_arguments_alone():
     for fill in (0.0, 1e30, np.nan):
         scratch, out = layout.scratch(), np.full(5, fill, dtype=np.float32)
         scratch[:] = fill
-        network.act(layout.sizes, theta, normalizer(7), 5.0, scratch, obs, out)
+        network.act(layout, theta, normalizer(7), 5.0, scratch, obs, out)
         results.add(out.tobytes())
     assert len(results) == 1
 
@@ -113,7 +134,7 @@ def test_action_noise():
 def test_initial_parameters(obs_size, hidden, action_size):
     """Incoming weights of norm 1 (hidden) and 0.01 (output), of random direction; biases 0; every one used."""
     layout = network.layout(obs_size, hidden, action_size)
-    theta = network.initial_parameters(layout, generator(3, Stream.INITIALIZATION))
+    theta = layout.initial_parameters(generator(3, Stream.INITIALIZATION))
     sizes = [obs_size, *hidden, action_size]
     assert theta.dtype == np.float64
     assert theta.size == layout.n_parameters == sum((a + 1) * b for a, b in itertools.pairwise(sizes))
@@ -124,7 +145,7 @@ def test_initial_parameters(obs_size, hidden, action_size):
         np.testing.assert_allclose(norms, 1.0 if layer < len(hidden) else 0.01, rtol=1e-12)
         assert not bias.any()
         assert inputs < 4 or abs(weights.mean()) < 4 * weights.std() / np.sqrt(weights.size)
-    again = network.initial_parameters(layout, generator(3, Stream.INITIALIZATION))
+    again = layout.initial_parameters(generator(3, Stream.INITIALIZATION))
     assert theta.tobytes() == again.tobytes()
 
 

@@ -19,7 +19,7 @@ from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 from iwes_mpi.shown import tensorboard
 from iwes_mpi.shown.console import open_display
-from iwes_mpi.train import _plan
+from iwes_mpi.train import Training
 
 
 def masked(data: bytes) -> int:
@@ -118,6 +118,6 @@ def test_a_full_disk_stops_the_writing_not_the_run(tmp_path, capsys):
 def test_without_the_extra_it_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(WrongInput, match=r"^tensorboard: needs tensorboardX .*pip install 'iwes_mpi\[tensorboard\]'"):
-        _plan(["--tensorboard", "--run-dir", str(tmp_path / "run")])
+        Training(["--tensorboard", "--run-dir", str(tmp_path / "run")]).plan()
     assert not (tmp_path / "run").exists()
-    _plan(["--run-dir", str(tmp_path / "run")])
+    Training(["--run-dir", str(tmp_path / "run")]).plan()

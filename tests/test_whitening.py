@@ -244,7 +244,7 @@ def test_native_episodes_are_those_of_gymnasium(env_id: str) -> None:
     shape = runners[0].network
     stats = obs_stats.initial_stats(int(shape.sizes[0]), whiten=True)
     for sample in range(6):
-        theta = (3 * network.initial_parameters(shape, np.random.default_rng(sample))).astype(np.float32)
+        theta = (3 * shape.initial_parameters(np.random.default_rng(sample))).astype(np.float32)
         found = []
         for runner in runners:
             random = generator(7, Stream.POPULATION_EPISODE, 0, sample)

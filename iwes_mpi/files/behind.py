@@ -34,6 +34,7 @@ class WriteBehind:
         self._waiting: list[tuple[Rows, Sequence[NDArray[Any]]]] = []
         self._problem: BaseException | None = None
         self._lock = threading.Lock()  # held by who uses the log
+        self._handing_over = threading.Lock()  # held by who uses what is waiting, for a moment only
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._write_now_and_then, daemon=True)
         self._thread.start()
@@ -41,7 +42,8 @@ class WriteBehind:
     def append(self, rows: Rows, population: Sequence[NDArray[Any]] = ()) -> None:
         """Write one iteration, soon. What is handed over must not be changed any more."""
         self._raise()
-        self._waiting.append((rows, population))
+        with self._handing_over:
+            self._waiting.append((rows, population))
 
     def sync(self) -> None:
         """Return only when all rows are on disk."""
@@ -76,7 +78,8 @@ class WriteBehind:
         with self._lock:
             if self._problem is not None or not self._waiting:
                 return
-            batch, self._waiting = self._waiting, []
+            with self._handing_over:  # else a row could be added to a batch that has been written
+                batch, self._waiting = self._waiting, []
             try:
                 self._ready()
                 self._log.extend(batch)

@@ -14,7 +14,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -26,6 +26,10 @@ from iwes_mpi.method import optimizers
 from iwes_mpi.method.state import Drawn, State
 from iwes_mpi.policy import obs_stats
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.wrong_input import WrongInput
+
+if TYPE_CHECKING:
+    from iwes_mpi.policy.policy import Policy
 
 CURRENT = "checkpoint.h5"
 PREVIOUS = "checkpoint-previous.h5"
@@ -153,6 +157,28 @@ def load(path: Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     return decode(data, str(path))
+
+
+def policy_in(checkpoint: Checkpoint, name: str) -> "Policy":
+    """The policy in a checkpoint, with the action space of its environment; `name` names the run in messages.
+
+    Raises
+    ------
+    WrongInput
+        If the environment cannot be made, or there is no policy in it.
+    """
+    state, config = checkpoint.state, checkpoint.config
+    require_policy(checkpoint, name)
+    from iwes_mpi.rollouts.acting import policy_of  # loads Gymnasium
+
+    about = f"{config.env_id} after {state.iteration} iterations"
+    return policy_of(config, state.theta, state.obs.normalizer(), about)
+
+
+def require_policy(checkpoint: Checkpoint, name: str) -> None:
+    """Raise WrongInput if a run has no policy, since it maximizes an objective."""
+    if not checkpoint.state.obs.mean.size:
+        raise WrongInput("run", f"{name} maximizes an objective, {checkpoint.config.env_id}: it has no policy")
 
 
 def _warn(text: str) -> None:

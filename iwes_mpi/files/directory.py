@@ -27,6 +27,7 @@ class Plan(NamedTuple):
     checkpoint: Checkpoint | None  # of a run being resumed
     notices: list[str]
     seen: tuple[object, ...]  # what the directory held, to notice another job's work in the meantime
+    kept: bool = True  # False: the run leaves no files, and has no directory
 
 
 def identity(run_dir: Path) -> tuple[object, ...]:

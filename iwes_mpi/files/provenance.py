@@ -5,8 +5,7 @@ import json
 import platform
 import shlex
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -79,14 +78,14 @@ def other_cpu(attrs: Mapping[str, Any]) -> str | None:
     )
 
 
-def provenance(config: Config, mpi_library: str, ranks: int, nodes: int) -> dict[str, Any]:
+def provenance(config: Config, mpi_library: str, ranks: int, nodes: int, command: Sequence[str]) -> dict[str, Any]:
     """The root attributes of a new log: what the run is, and what made it."""
     return {
         "format": FORMAT,
         "config": config.to_json(),
         "seed": np.uint64(config.seed),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "iwes_mpi.train", *sys.argv[1:]]),
+        "command": shlex.join(command),
         "git_commit": commit_of(Path(__file__).parents[1]),
         "versions": json.dumps(versions(mpi_library)),
         "cpu": json.dumps(cpu()),

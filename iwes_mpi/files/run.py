@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from iwes_mpi.files.checkpoint import Checkpoint  # loads compiled code: only for whoever asks for one
+    from iwes_mpi.policy.policy import Policy
 
 X = Literal["env_steps", "wall_time", "iteration"]  # what a run's figures are drawn against
 
@@ -71,6 +72,39 @@ class Run:
     def theta(self) -> NDArray[np.float64]:
         """The policy's parameters (d,) in the newest checkpoint."""
         return self.checkpoint.state.theta
+
+    def policy(self, checkpoint: int | str | os.PathLike[str] | None = None) -> "Policy":
+        """The run's policy as something that acts: ``action = run.policy()(obs)``.
+
+        Parameters
+        ----------
+        checkpoint : int or path, optional
+            The iteration of one that `keep_checkpoints` has kept, or any checkpoint file; by default the newest.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such checkpoint, or it is damaged.
+        WrongInput
+            If the run's environment cannot be made (its action space is asked), or the run has no policy.
+        """
+        from iwes_mpi.files.checkpoint import policy_in
+
+        return policy_in(self._kept(checkpoint), str(self.path))
+
+    def _kept(self, checkpoint: int | str | os.PathLike[str] | None) -> "Checkpoint":
+        from iwes_mpi.files.checkpoint import CheckpointError, load
+        from iwes_mpi.files.trail import trail
+
+        if checkpoint is None:
+            return self.checkpoint
+        if not isinstance(checkpoint, int):
+            return load(Path(checkpoint))
+        kept = trail(self.path)
+        if checkpoint not in kept:
+            there = f"those of {', '.join(map(str, kept))}" if kept else "none"
+            raise CheckpointError(f"{self.path} has kept no checkpoint of iteration {checkpoint}, but {there}")
+        return load(kept[checkpoint])
 
     @property
     def env_steps(self) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from iwes_mpi.method import kernels
 from iwes_mpi.method.weight_kernels import Noise
-from iwes_mpi.mpi.group import Group
+from iwes_mpi.mpi.ranks import Ranks
 
 
 class Samples(Protocol):
@@ -41,12 +41,12 @@ class Densities:
 
     Parameters
     ----------
-    group : Group
+    group : Ranks
         The ranks that share the pairs.
     noise : Noise
     """
 
-    def __init__(self, group: Group, noise: Noise):
+    def __init__(self, group: Ranks, noise: Noise):
         self._group, self._noise = group, noise
         # Log ratios of the first one's pairs under the second one's distribution
         self._kept: list[tuple[Samples, Samples, NDArray[np.float64]]] = []

@@ -27,7 +27,7 @@ from iwes_mpi.method.kernels import Bounds, Pairs
 from iwes_mpi.method.mixture import Mixture
 from iwes_mpi.method.phases import Phase, Phases
 from iwes_mpi.method.set_weights import SetWeights
-from iwes_mpi.mpi.group import Group
+from iwes_mpi.mpi.ranks import Ranks
 
 Vector = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ class Estimator:
 
     Parameters
     ----------
-    group : Group
+    group : Ranks
         The ranks that share the pairs.
     noise : Noise
         The noise table.
@@ -89,7 +89,7 @@ class Estimator:
     """
 
     def __init__(
-        self, group: Group, noise: weight_kernels.Noise, phases: Phases, *,
+        self, group: Ranks, noise: weight_kernels.Noise, phases: Phases, *,
         clip: float = 1.0, center: bool = False, weight_kernel: str = "cancelled", per_pair: bool = False,
         mixed: bool = False,
     ):  # fmt: skip

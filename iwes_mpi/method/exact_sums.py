@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from iwes_mpi.method import kernels
 from iwes_mpi.method.kernels import N_CLIPPED, N_SCALARS, SUM_C, SUM_C2, SUM_CU, FixedPoint, Sums
-from iwes_mpi.mpi.group import Group
 from iwes_mpi.mpi.message import Message, counts, slots
+from iwes_mpi.mpi.ranks import Ranks
 
 
 def fixed_point(n_pairs: int) -> FixedPoint:
@@ -43,11 +43,11 @@ class ExactSums:
     n_batches, d : int
     centered : bool
         Whether the second sum is wanted that centering needs.
-    group : Group
+    group : Ranks
         The ranks that share the pairs.
     """
 
-    def __init__(self, n_pairs: int, n_batches: int, d: int, centered: bool, group: Group):
+    def __init__(self, n_pairs: int, n_batches: int, d: int, centered: bool, group: Ranks):
         self.n_pairs, self.exponents = n_pairs, fixed_point(n_pairs)
         self._group = group
         self._message = Message(

@@ -24,8 +24,8 @@ from iwes_mpi.method.noise import NoiseTable
 from iwes_mpi.method.phases import Phase, Phases
 from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.method.state import Drawn, State
-from iwes_mpi.mpi.group import Group
 from iwes_mpi.mpi.message import Message, counts
+from iwes_mpi.mpi.ranks import Ranks
 from iwes_mpi.settings.config import Config
 
 
@@ -47,13 +47,13 @@ class Mixing:
     Parameters
     ----------
     config : Config
-    group : Group
+    group : Ranks
         The ranks that share the decisions, and all learn them.
     noise : NoiseTable
     phases : Phases
     """
 
-    def __init__(self, config: Config, group: Group, noise: NoiseTable, phases: Phases):
+    def __init__(self, config: Config, group: Ranks, noise: NoiseTable, phases: Phases):
         assert config.importance_mixing is not None
         self._alpha, self._n_pairs, self._seed = config.importance_mixing, config.n_pairs, config.seed
         self._group, self._noise, self._phases = group, noise, phases

@@ -21,7 +21,7 @@ class Mixture(Densities):
 
     Parameters
     ----------
-    group : Group
+    group : Ranks
         The ranks that share the pairs of each batch.
     noise : Noise
     """

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from iwes_mpi.method import kernels
 from iwes_mpi.method.seeding import Stream, generator
-from iwes_mpi.mpi.world import World
+from iwes_mpi.mpi.ranks import Nodes
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -76,7 +76,7 @@ def default_size(d: int) -> int:
     return min(DEFAULT_SIZE, max(_SMALLEST_DEFAULT, _PER_PARAMETER * d))
 
 
-def choose_size(config: Config, world: World, d: int) -> tuple[int, str | None]:
+def choose_size(config: Config, world: Nodes, d: int) -> tuple[int, str | None]:
     """The table's size: as configured, or the default, smaller where some node's memory is. Collective.
 
     Returns
@@ -121,7 +121,7 @@ class NoiseTable:
 
     Parameters
     ----------
-    world : World
+    world : Nodes
     seed : int
         The content depends on it alone.
     size : int
@@ -142,7 +142,7 @@ class NoiseTable:
         If a number's magnitude reaches `kernels.MAX_ABS_EPSILON`, which the exact sums rely on.
     """
 
-    def __init__(self, world: World, seed: int, size: int, with_norms: bool = False):
+    def __init__(self, world: Nodes, seed: int, size: int, with_norms: bool = False):
         self.values: NDArray[np.float32] = world.node_array(size, np.float32)
         largest = self._fill(world, seed)
         world.publish()
@@ -161,7 +161,7 @@ class NoiseTable:
         self.values.flags.writeable = False
         self.prefix.flags.writeable = False
 
-    def _fill(self, world: World, seed: int) -> float:
+    def _fill(self, world: Nodes, seed: int) -> float:
         """Fill this rank's blocks; returns the largest magnitude among them."""
         largest = 0.0
         for block in world.node.slice(-(-self.values.size // FILL_BLOCK)):

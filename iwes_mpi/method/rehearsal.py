@@ -36,7 +36,7 @@ class SmallTable(NoiseTable):
 
 def rehearse(config: Config, runner: EpisodeRunner) -> None:
     """Call once, on small numbers and with no effect, each compiled function of an iteration."""
-    obs_size, d = int(runner.network.sizes[0]), runner.network.n_parameters
+    obs_size, d = runner.network.obs_size, runner.network.n_parameters
     theta, theta32 = np.zeros(d), np.zeros(d, dtype=np.float32)
     table = SmallTable(d + kernels.BLOCK, needs_norms(config.weight_kernel))
     kernels.perturb(theta, config.sigma, table.values[:d], 1.0, theta32)

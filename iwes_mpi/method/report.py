@@ -52,9 +52,6 @@ class Report:
     """What an iteration did."""
 
     iteration: int
-    env_steps: int  # of population episodes, cumulative
-    episodes: int  # of the population, cumulative
-    eval_env_steps: int  # of evaluation episodes, cumulative
     episode_cap: int  # steps after which population episodes were cut; 0 for none
     population: Population
     returns: NDArray[np.float64]  # of the samples in use: the population's, or those of the set of importance mixing
@@ -64,6 +61,9 @@ class Report:
     update_norm: float  # distance theta moved
     theta_norm: float
     theta_digest: int
-    ranks: int
-    seconds: dict[Phase, float]  # mean over ranks
+    env_steps: int = 0  # of population episodes, cumulative
+    episodes: int = 0  # of the population, cumulative
+    eval_env_steps: int = 0  # of evaluation episodes, cumulative
+    ranks: int = 1
+    seconds: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(Phase, 0.0))  # mean over ranks
     wall_time: float = field(default=np.nan)  # s, cumulative over restarts; rank 0 fills it in

@@ -14,7 +14,7 @@ class SetWeights(Densities):
 
     Parameters
     ----------
-    group : Group
+    group : Ranks
         The ranks that share the pairs of each batch.
     noise : Noise
     """

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from iwes_mpi.method.optimizers import OptimizerState, optimizer_named
 from iwes_mpi.method.seeding import Stream, generator
-from iwes_mpi.policy import network, obs_stats
+from iwes_mpi.policy import obs_stats
 from iwes_mpi.policy.obs_stats import ObsStats
+from iwes_mpi.policy.parameters import Parameters
 
 
 @dataclass
@@ -51,13 +52,11 @@ class State:
     drawn: list[Drawn] = field(default_factory=list)
 
 
-def initial_state(
-    seed: int, layout: network.Layout, optimizer: str, episode_cap: int = 0, whiten: bool = False
-) -> State:
-    """The state a run starts from: it depends on the seed, the policy's shape and the settings named alone."""
-    theta = network.initial_parameters(layout, generator(seed, Stream.INITIALIZATION))
+def initial_state(seed: int, shape: Parameters, optimizer: str, episode_cap: int = 0, whiten: bool = False) -> State:
+    """The state a run starts from: it depends on the seed, on what theta is and on the settings named alone."""
+    theta = shape.initial_parameters(generator(seed, Stream.INITIALIZATION))
     start = optimizer_named(optimizer).init(theta.size)
-    stats = obs_stats.initial_stats(int(layout.sizes[0]), whiten)
+    stats = obs_stats.initial_stats(shape.obs_size, whiten)
     return State(0, theta, start, stats, episode_cap=episode_cap)
 
 

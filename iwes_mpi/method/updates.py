@@ -17,7 +17,7 @@ from iwes_mpi.method.optimizers import optimizer_named
 from iwes_mpi.method.phases import Phases
 from iwes_mpi.method.report import Stop, Update
 from iwes_mpi.method.state import State
-from iwes_mpi.mpi.group import Group
+from iwes_mpi.mpi.ranks import Ranks
 from iwes_mpi.settings.config import Config
 
 
@@ -27,13 +27,13 @@ class Updater:
     Parameters
     ----------
     config : Config
-    group : Group
+    group : Ranks
         The ranks that share the weights.
     noise : NoiseTable
     phases : Phases
     """
 
-    def __init__(self, config: Config, group: Group, noise: NoiseTable, phases: Phases):
+    def __init__(self, config: Config, group: Ranks, noise: NoiseTable, phases: Phases):
         self._config = config
         self._optimizer = optimizer_named(config.optimizer)
         self._estimator = Estimator(

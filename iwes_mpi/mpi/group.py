@@ -11,12 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwes_mpi.mpi.process import MPI
+from iwes_mpi.mpi.ranks import split
 from iwes_mpi.mpi.shared_sums import SharedSums
-
-
-def split(n: int, parts: int, index: int) -> range:
-    """Slice `index` of n items cut into `parts` contiguous slices whose lengths differ by at most one."""
-    return range(n * index // parts, n * (index + 1) // parts)
 
 
 class Group:

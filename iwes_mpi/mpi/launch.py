@@ -19,6 +19,23 @@ def first_of_launch(environment: Mapping[str, str]) -> bool:
     return next((environment[name] for name in ranks if name in environment), "0") == "0"
 
 
+def report_and_abort(world: World, error: BaseException) -> NoReturn:
+    """End the whole job with code 1 for an exception on this rank.
+
+    Of a node's ranks only the first prints its traceback, should the same befall several.
+    """
+    try:
+        if world.last_words.be_first():
+            text = "".join(traceback.format_exception(error))
+            print(f"iwes_mpi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(Neighbor.PATIENCE)  # while the first prints
+    except Exception:
+        pass  # a broken pipe, say: what matters is that the job ends
+    finally:
+        world.abort(1)
+
+
 def launch(main: Callable[[World], int]) -> NoReturn:
     """Run `main` on every rank and end the process with the exit code it returns.
 
@@ -35,16 +52,7 @@ def launch(main: Callable[[World], int]) -> NoReturn:
         sys.exit(2)
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        try:
-            if world.last_words.be_first():
-                text = "".join(traceback.format_exception(kind, error, trace))
-                print(f"iwes_mpi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
-            else:
-                time.sleep(Neighbor.PATIENCE)  # while the first prints
-        except Exception:
-            pass  # a broken pipe, say: what matters is that the job ends
-        finally:
-            world.abort(1)
+        report_and_abort(world, error)
 
     sys.excepthook = report
     faulthandler.enable()  # a crash in compiled code shows where Python was
@@ -52,8 +60,7 @@ def launch(main: Callable[[World], int]) -> NoReturn:
     try:
         code = main(world)
     except BaseException as error:
-        report(type(error), error, error.__traceback__)
-        raise
+        report_and_abort(world, error)
     neighbor.leave()
     world.last_words.free()
     sys.exit(code)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iwes_mpi.mpi.group import Group
+from iwes_mpi.mpi.ranks import Ranks
 
 
 class Field(NamedTuple):
@@ -57,6 +57,6 @@ class Message:
         """Make everything zero again."""
         self._memory[:] = 0
 
-    def reduce(self, group: Group) -> None:
+    def reduce(self, group: Ranks) -> None:
         """Give every rank of a group the sums of the counts and all slots. Collective."""
         group.sum_integers(self._memory)

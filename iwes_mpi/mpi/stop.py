@@ -34,8 +34,8 @@ class StopFlag:
         if world.node.rank == 0:
             self._node_flag[0] = 0
         world.publish()
-        for number in signals.STOPPING:
-            before = signal.signal(number, self._handle)
+        self._before = {number: signal.signal(number, self._handle) for number in signals.STOPPING}
+        for before in self._before.values():
             if isinstance(before, signals.Note) and before.requested:
                 self._requested = True
 
@@ -67,12 +67,13 @@ class StopFlag:
         return self._world.any(self.pending())
 
     def drain(self) -> None:
-        """Take the messages that are still under way. Collective."""
+        """Take the messages that are still under way; no rank asks any more after it. Collective."""
         for rank, announced in enumerate(self._comm.allgather(self._announced)):
             if announced and rank != self._world.rank:
                 self._comm.Recv([None, 0, MPI.BYTE], rank)
+        self._comm.Free()
 
     def release(self) -> None:
-        """Give signals back their usual effect, once everything is saved."""
-        for number in signals.STOPPING:
-            signal.signal(number, signal.SIG_DFL)
+        """Give signals back the effect they had, once everything is saved; the usual one if they were only noted."""
+        for number, before in self._before.items():
+            signal.signal(number, signal.SIG_DFL if before is None or isinstance(before, signals.Note) else before)

@@ -9,10 +9,11 @@ from typing import Any, Literal, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from iwes_mpi.mpi.group import Group, alone, split
+from iwes_mpi.mpi.group import Group, alone
 from iwes_mpi.mpi.last_words import LastWords
 from iwes_mpi.mpi.memory import open_window
 from iwes_mpi.mpi.process import MPI, library_version
+from iwes_mpi.mpi.ranks import split
 from iwes_mpi.mpi.shared_sums import SharedSums, bytes_needed
 
 T = TypeVar("T")

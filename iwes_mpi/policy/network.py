@@ -1,12 +1,13 @@
 """The policy: a multilayer perceptron over one flat parameter vector, with a forward pass that allocates nothing.
 
-Layer by layer the vector holds the weights, shape (inputs, outputs) in row-major order, then the biases. Hidden
-units are tanh, the output is linear. Everything an action depends on is float32; the same compiled code serves
-every kind of rollout, so that they agree to the bit.
+Layer by layer the vector holds the weights, shape (inputs, outputs) in row-major order, then the biases, if there are
+any. Hidden units are tanh or ReLU, the output is linear. Everything an action depends on is float32; the same compiled
+code serves every kind of rollout, so that they agree to the bit.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -25,6 +26,7 @@ _Q = tuple(map(np.float32, (1.0, 0.4671437740325928, 0.025877144187688828, 0.000
                             7.776898200972937e-07)))  # fmt: skip
 _P0, _P1, _P2, _P3, _P4 = _P
 _Q0, _Q1, _Q2, _Q3, _Q4 = _Q
+_ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _NINE = np.float32(9.0)
 
@@ -33,20 +35,48 @@ class Layout(NamedTuple):
     """The shape of a policy's network."""
 
     sizes: NDArray[np.int64]  # (layers + 1,) observation, hidden …, action
+    bias: bool = True  # whether units have biases
+    relu: bool = False  # whether hidden units are max(0, x), not tanh
 
     @property
     def n_parameters(self) -> int:
         """Length d of the parameter vector."""
-        return int(np.sum((self.sizes[:-1] + 1) * self.sizes[1:]))
+        return int(np.sum((self.sizes[:-1] + self.bias) * self.sizes[1:]))
+
+    @property
+    def obs_size(self) -> int:
+        """Numbers in an observation."""
+        return int(self.sizes[0])
+
+    @property
+    def action_size(self) -> int:
+        """Numbers that the network puts out."""
+        return int(self.sizes[-1])
+
+    def initial_parameters(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Parameters (d,) as the reference ES code draws them.
+
+        Each unit's incoming weights are Gaussian, scaled to norm 1 (hidden) or 0.01 (output); biases are 0.
+        """
+        parts = []
+        last = len(self.sizes) - 2
+        for layer, (inputs, outputs) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
+            weights = rng.standard_normal((inputs, outputs))
+            weights *= (OUTPUT_SCALE if layer == last else 1.0) / np.sqrt(np.sum(weights * weights, axis=0))
+            parts += [weights.ravel(), np.zeros(outputs if self.bias else 0)]
+        return np.concatenate(parts)
 
     def scratch(self) -> NDArray[np.float32]:
         """Working memory for `forward`: two layers' activations, float32 (2, widest layer)."""
         return np.zeros((2, int(self.sizes.max())), dtype=np.float32)
 
 
-def layout(obs_size: int, hidden_sizes: tuple[int, ...], action_size: int) -> Layout:
+def layout(
+    obs_size: int, hidden_sizes: tuple[int, ...], action_size: int, bias: bool = True,
+    activation: Literal["tanh", "relu"] = "tanh",
+) -> Layout:  # fmt: skip
     """The network from `obs_size` inputs through the hidden layers to `action_size` outputs."""
-    return Layout(np.array([obs_size, *hidden_sizes, action_size], dtype=np.int64))
+    return Layout(np.array([obs_size, *hidden_sizes, action_size], dtype=np.int64), bias, activation == "relu")
 
 
 def empty_parameters(n: int) -> NDArray[np.float32]:
@@ -59,20 +89,6 @@ def empty_parameters(n: int) -> NDArray[np.float32]:
     return memory[start : start + 4 * n].view(np.float32)
 
 
-def initial_parameters(network: Layout, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Parameters (d,) as the reference ES code draws them.
-
-    Each unit's incoming weights are Gaussian, scaled to norm 1 (hidden) or 0.01 (output); biases are 0.
-    """
-    parts = []
-    last = len(network.sizes) - 2
-    for layer, (inputs, outputs) in enumerate(zip(network.sizes[:-1], network.sizes[1:], strict=True)):
-        weights = rng.standard_normal((inputs, outputs))
-        weights *= (OUTPUT_SCALE if layer == last else 1.0) / np.sqrt(np.sum(weights * weights, axis=0))
-        parts += [weights.ravel(), np.zeros(outputs)]
-    return np.concatenate(parts)
-
-
 @kernel
 def _tanh(scratch, row, n):
     """tanh of the first n numbers of a row, float32, in place."""
@@ -83,6 +99,14 @@ def _tanh(scratch, row, n):
         p = (((_P4 * t + _P3) * t + _P2) * t + _P1) * t + _P0
         q = (((_Q4 * t + _Q3) * t + _Q2) * t + _Q1) * t + _Q0
         values[j] = min(_ONE, max(-_ONE, x * p / q))
+
+
+@kernel
+def _relu(scratch, row, n):
+    """max(0, x) of the first n numbers of a row, float32, in place."""
+    values = scratch[row]
+    for j in range(n):
+        values[j] = max(_ZERO, values[j])
 
 
 _LANES = 16  # float32 numbers of a vector instruction; where the CPU's are narrower, the compiler takes several
@@ -117,21 +141,22 @@ def _block(vectors: int, ways: int, partial: bool = False) -> Any:
     Returns
     -------
     callable
-        ``block(theta, offset, inputs, outputs, scratch, source, first)`` computes the columns from `first` on;
-        arguments as in `_affine`.
+        ``block(theta, offset, inputs, outputs, has_bias, scratch, source, first)`` computes the columns from `first`
+        on; arguments as in `_affine`.
     """
 
     @intrinsic
     def block(
-        typingctx: Any, theta: Any, offset: Any, inputs: Any, outputs: Any, scratch: Any, source: Any, first: Any
-    ):
+        typingctx: Any, theta: Any, offset: Any, inputs: Any, outputs: Any, has_bias: Any, scratch: Any, source: Any,
+        first: Any,
+    ):  # fmt: skip
         size = types.intp
-        return types.void(theta, size, size, size, scratch, size, size), codegen
+        return types.void(theta, size, size, size, types.boolean, scratch, size, size), codegen
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, offset, inputs, outputs, _, source, first = args
+        _, offset, inputs, outputs, has_bias, _, source, first = args
         parameters, values = (
-            cgutils.create_struct_proxy(signature.args[k])(context, builder, value=args[k]) for k in (0, 4)
+            cgutils.create_struct_proxy(signature.args[k])(context, builder, value=args[k]) for k in (0, 5)
         )
         row = builder.extract_value(values.shape, 1)
         x = builder.gep(values.data, [builder.mul(row, source)])
@@ -157,10 +182,10 @@ def _block(vectors: int, ways: int, partial: bool = False) -> Any:
                 return call("llvm.masked.load.v16f32.p0", _VECTOR, where, bytes_aligned, mask, zeros)
             return builder.load(where, align=4)
 
-        sums = [
-            [cgutils.alloca_once_value(builder, load(bias, first, v) if way == 0 else zeros) for v in range(vectors)]
-            for way in range(ways)
-        ]
+        sums = [[cgutils.alloca_once_value(builder, zeros) for _ in range(vectors)] for _ in range(ways)]
+        with builder.if_then(has_bias):  # where there are none, theta may end here
+            for v in range(vectors):
+                builder.store(load(bias, first, v), sums[0][v])
 
         def add_input(i: Any, way: int) -> None:
             value = _splat(builder, builder.load(builder.gep(x, [i])))
@@ -196,25 +221,25 @@ _columns_rest = _block(1, 8, partial=True)
 
 
 @kernel
-def _affine(theta, offset, inputs, outputs, scratch, source):
+def _affine(theta, offset, inputs, outputs, has_bias, scratch, source):
     """The affine part of a layer: row 1 − `source` of scratch becomes bias + (row `source`)ᵀ·weights.
 
-    The layer's weights (inputs, outputs) start at `offset` of theta, its bias follows. Offsets, not slices, since
-    counting references to the slices was measured to take as long as a layer of 64 units. In blocks of columns, each
-    as wide as there are columns left; every weight is read once.
+    The layer's weights (inputs, outputs) start at `offset` of theta, its bias follows, if it has one. Offsets, not
+    slices, since counting references to the slices was measured to take as long as a layer of 64 units. In blocks of
+    columns, each as wide as there are columns left; every weight is read once.
     """
     j = 0
     while outputs - j >= 128:
-        _columns_128(theta, offset, inputs, outputs, scratch, source, j)
+        _columns_128(theta, offset, inputs, outputs, has_bias, scratch, source, j)
         j += 128
     if outputs - j >= 64:
-        _columns_64(theta, offset, inputs, outputs, scratch, source, j)
+        _columns_64(theta, offset, inputs, outputs, has_bias, scratch, source, j)
         j += 64
     while outputs - j >= 16:
-        _columns_16(theta, offset, inputs, outputs, scratch, source, j)
+        _columns_16(theta, offset, inputs, outputs, has_bias, scratch, source, j)
         j += 16
     if j < outputs:
-        _columns_rest(theta, offset, inputs, outputs, scratch, source, j)
+        _columns_rest(theta, offset, inputs, outputs, has_bias, scratch, source, j)
 
 
 @kernel
@@ -260,40 +285,56 @@ def normalize(obs, normalizer, clip, out):
 
 
 @kernel
-def forward(sizes, theta, scratch, out):
+def forward(layout, theta, scratch, out):
     """The network's output for the normalized observation in ``scratch[0]``.
 
     Parameters
     ----------
-    sizes : int64 (layers + 1,)
+    layout : Layout
     theta : float32 (d,)
     scratch : float32 (2, widest layer)
         From `Layout.scratch`; overwritten.
-    out : float32 (sizes[-1],)
+    out : float32 (action_size,)
     """
+    sizes = layout.sizes
     offset = 0
     layers = sizes.shape[0] - 1
     for layer in range(layers):
         inputs, outputs = sizes[layer], sizes[layer + 1]
         source = layer % 2
-        _affine(theta, offset, inputs, outputs, scratch, source)
+        _affine(theta, offset, inputs, outputs, layout.bias, scratch, source)
         if layer < layers - 1:
-            _tanh(scratch, 1 - source, outputs)
-        offset += (inputs + 1) * outputs
+            if layout.relu:
+                _relu(scratch, 1 - source, outputs)
+            else:
+                _tanh(scratch, 1 - source, outputs)
+        offset += (inputs + 1 if layout.bias else inputs) * outputs
     for j in range(sizes[layers]):
         out[j] = scratch[layers % 2, j]
 
 
 @kernel
-def act(sizes, theta, normalizer, clip, scratch, obs, out):
+def act(layout, theta, normalizer, clip, scratch, obs, out):
     """The policy's action before noise and bounds; returns whether the observation was finite.
 
     Arguments as in `normalize` and `forward`; ``out`` float32 (action_size,) is filled.
     """
     finite = normalize(obs, normalizer, clip, scratch[0])
     if finite:
-        forward(sizes, theta, scratch, out)
+        forward(layout, theta, scratch, out)
     return finite
+
+
+def compiled_act(layout: Layout) -> Any:
+    """The machine code of `act` for a network, to be called from Python.
+
+    A call of `act` itself looks for it by the types of all arguments each time, which takes some 4 µs more with a
+    layout among them. This takes arguments of just these types, contiguous; nothing else is noticed.
+    """
+    floats, numbers = numba.float32, numba.float64
+    return act.compile(
+        (numba.typeof(layout), floats[::1], numbers[:, ::1], numbers, floats[:, ::1], numbers[::1], floats[::1])
+    )
 
 
 @kernel

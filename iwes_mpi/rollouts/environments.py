@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
 
+from iwes_mpi.policy.policy import Actions
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -121,6 +123,15 @@ def _leaves(space: Space[Any]) -> Iterator[Space[Any]]:
             yield from _leaves(part)
     else:
         yield space
+
+
+def actions_of(space: gymnasium.Space[Any]) -> tuple[Actions, int]:
+    """What a supported action space takes, and how many numbers the policy puts out for it."""
+    if isinstance(space, Discrete):
+        nothing = np.zeros(0, dtype=np.float32)
+        return Actions(nothing, nothing, int(space.start)), int(space.n)
+    assert isinstance(space, Box)
+    return Actions(space.low.astype(np.float32), space.high.astype(np.float32), None), space.shape[0]
 
 
 def _check_spaces(env_id: str, env: gymnasium.Env[Any, Any]) -> None:

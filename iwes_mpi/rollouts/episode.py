@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from iwes_mpi.policy.network import Layout
+from iwes_mpi.policy.parameters import Parameters
 
 SEED_BOUND = 2**63  # environments are seeded with the first draw of an episode's generator, below this
 
@@ -37,9 +37,13 @@ class Unsupported(ValueError):
 class EpisodeRunner(Protocol):
     """Runs episodes of one environment. An implementation holds the environment and its working memory."""
 
-    network: Layout  # the policy's shape that fits the environment
     description: str  # what runs the environment, for people
     limit: int  # steps of the longest episode, the time limit
+
+    @property
+    def network(self) -> Parameters:
+        """What theta is: the parameters of a network that fits the environment, or an objective's own."""
+        ...
 
     def run(self, task: EpisodeTask) -> Episode:
         """Run one episode from reset to its end.

@@ -4,13 +4,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from iwes_mpi.compiled.jit import kernel
 from iwes_mpi.policy import network, obs_stats
 from iwes_mpi.rollouts import generators
-from iwes_mpi.rollouts.environments import is_mujoco
+from iwes_mpi.rollouts.environments import actions_of, is_mujoco
 from iwes_mpi.rollouts.episode import SEED_BOUND, Episode, EpisodeTask
 from iwes_mpi.settings.config import Config
 
@@ -44,17 +43,9 @@ class GymRunner:
         self._clip = config.obs_clip
         spec = self.env.spec
         self.limit = config.max_episode_steps or (spec and spec.max_episode_steps) or 2**53
-        space = self.env.action_space
-        if isinstance(space, Discrete):
-            self._discrete_start: int | None = int(space.start)
-            size = int(space.n)
-        else:
-            assert isinstance(space, Box)
-            self._discrete_start = None
-            size = space.shape[0]
-            self._low = space.low.astype(np.float32)
-            self._high = space.high.astype(np.float32)
-        self.network = network.layout(self._obs_size, config.hidden_sizes, size)
+        self._actions, size = actions_of(self.env.action_space)
+        self.network = network.layout(self._obs_size, config.hidden_sizes, size, config.bias, config.activation)
+        self._act = network.compiled_act(self.network)
         self._scratch = self.network.scratch()
         self._output = np.zeros(size, dtype=np.float32)
 
@@ -69,28 +60,29 @@ class GymRunner:
             If the environment's observations are not of the shape it declares.
         """
         step = self.env.step
-        sizes, scratch, output = self.network.sizes, self._scratch, self._output
+        low, high, start = self._actions
+        shape, scratch, output = self.network, self._scratch, self._output
         stats = np.zeros(1 + task.normalizer.size) if task.observe else None
         raw, _ = self.env.reset(seed=int(task.rng.integers(SEED_BOUND)))
         bitgen = generators.address(task.rng)
         unstable = self._instabilities()
         total, length = 0.0, 0
         while True:
-            obs = np.asarray(raw, dtype=np.float64)
+            obs = np.asarray(raw, dtype=np.float64, order="C")
             if obs.shape != (self._obs_size,):
                 raise RuntimeError(
                     f"step {length} gave an observation of shape {obs.shape}; "
                     f"the environment declares ({self._obs_size},)"
                 )
-            if not network.act(sizes, task.theta, task.normalizer, self._clip, scratch, obs, output):
+            if not self._act(shape, task.theta, task.normalizer, self._clip, scratch, obs, output):
                 return Episode(float("nan"), length, None)
             if stats is not None:
                 obs_stats.observe(stats, obs)
-            if self._discrete_start is None:
-                _add_noise(bitgen, task.action_noise, self._low, self._high, output)
+            if start is None:
+                _add_noise(bitgen, task.action_noise, low, high, output)
                 action: Any = output.copy()  # environments may keep what they are given
             else:
-                action = self._discrete_start + int(np.argmax(output))
+                action = start + int(np.argmax(output))
             raw, reward, terminated, truncated, _ = step(action)
             total += float(reward)
             length += 1
@@ -111,10 +103,11 @@ class GymRunner:
     def rehearse(self, task: EpisodeTask) -> None:
         """See `EpisodeRunner`; the environment is not touched."""
         obs = np.zeros(self._obs_size)
-        network.act(self.network.sizes, task.theta, task.normalizer, self._clip, self._scratch, obs, self._output)
+        self._act(self.network, task.theta, task.normalizer, self._clip, self._scratch, obs, self._output)
         obs_stats.observe(np.zeros(1 + task.normalizer.size), obs)
-        if self._discrete_start is None:
-            _add_noise(generators.address(task.rng), task.action_noise, self._low, self._high, self._output)
+        low, high, start = self._actions
+        if start is None:
+            _add_noise(generators.address(task.rng), task.action_noise, low, high, self._output)
 
     def close(self) -> None:
         """Close the environment."""

@@ -94,7 +94,7 @@ class Simulation(NamedTuple):
     env_bitgen: int  # address of the environment's PCG64
     words: NDArray[np.uint64]  # (8,)
     obs: NDArray[np.float64]  # (obs_size,)
-    sizes: NDArray[np.int64]  # of the network
+    network: network.Layout
     scratch: NDArray[np.float32]  # of the network
     action: NDArray[np.float32]  # (action_size,)
     low: NDArray[np.float32]  # (action_size,) bounds of actions
@@ -141,7 +141,7 @@ def run_episode(rules, sim, theta, normalizer, bitgen, action_noise, stats, trac
         if length < trace.shape[0]:
             trace[length, 0] = reward
             trace[length, 1:] = obs
-        if not network.act(sim.sizes, theta, normalizer, sim.obs_clip, sim.scratch, obs, action):
+        if not network.act(sim.network, theta, normalizer, sim.obs_clip, sim.scratch, obs, action):
             return np.nan, length, False
         if stats.shape[0] > 0:
             obs_stats.observe(stats, obs)
@@ -195,7 +195,7 @@ class NativeRunner:
         self._env, inner = env, env.unwrapped
         space: Any = env.action_space
         obs_size = env.observation_space.shape[0]
-        self.network = network.layout(obs_size, config.hidden_sizes, space.shape[0])
+        self.network = network.layout(obs_size, config.hidden_sizes, space.shape[0], config.bias, config.activation)
         self.description = f"{config.env_id} natively in MuJoCo {simulator.version()}"
         self._obs_size, self._rules, self.limit = obs_size, rules, max_steps
         self._env_rng = np.random.Generator(np.random.PCG64(0))
@@ -210,7 +210,7 @@ class NativeRunner:
             env_bitgen=generators.address(self._env_rng),
             words=np.zeros(8, dtype=np.uint64),
             obs=np.zeros(obs_size),
-            sizes=self.network.sizes,
+            network=self.network,
             scratch=self.network.scratch(),
             action=np.zeros(space.shape[0], dtype=np.float32),
             low=space.low.astype(np.float32),

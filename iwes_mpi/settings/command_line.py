@@ -98,10 +98,13 @@ class Request:
 
     settings: dict[str, Any]  # by name, in order of precedence already merged
     resume: Literal["never", "always", "auto"]
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a new run, if not those of `Config`
 
     def config(self, recorded: Config | None = None) -> Config:
         """The run's configuration: what was asked for, over `recorded` (a run being resumed) or the defaults."""
-        base = {} if recorded is None else {f.name: getattr(recorded, f.name) for f in dataclasses.fields(recorded)}
+        base = self.defaults
+        if recorded is not None:
+            base = {f.name: getattr(recorded, f.name) for f in dataclasses.fields(recorded)}
         return Config(**(base | self.settings))
 
 

@@ -20,7 +20,7 @@ from iwes_mpi.settings.wrong_input import WrongInput
 
 GROUPS = {
     "environment": "Any Gymnasium environment with a flat Box observation and a Box or Discrete action space.",
-    "policy": "A multilayer perceptron with tanh hidden units and a linear output; theta is all its weights.",
+    "policy": "A multilayer perceptron with a linear output; theta is all its weights.",
     "population": "Each iteration evaluates n-pairs mirrored perturbations theta ± sigma·epsilon, epsilon ~ N(0, I).",
     "update": "theta follows the estimated gradient of the expected utility (the shaped return).",
     "importance weighting": "Up to K further updates reuse the same population, each reweighting its samples by "
@@ -107,6 +107,8 @@ class Config:
     hidden_sizes: tuple[int, ...] = _setting(
         "policy", (), "units of each hidden layer; none given: a linear policy", values.layers, "units"
     )
+    bias: bool = _setting("policy", True, "units have biases; without, a linear policy is a matrix")
+    activation: Literal["tanh", "relu"] = _setting("policy", "tanh", "what hidden units do with their input")
     action_noise: float = _setting(
         "policy", 0.01, "standard deviation of the Gaussian noise added to actions", values.not_negative
     )
@@ -299,6 +301,12 @@ class Config:
     )
     log_population: bool = _housekeeping(False, "log every episode's return and length as well")
     tensorboard: bool = _housekeeping(False, "write scalars for TensorBoard as well, under RUN/tensorboard")
+    on_iteration: str | None = _housekeeping(
+        None,
+        "module:function of your own that rank 0 calls after each iteration with the log's row; the working directory "
+        "is searched too",
+        values.not_empty,
+    )
     display: Literal["auto", "bar", "lines", "none"] = _housekeeping(
         "auto",
         "progress: a live bar, one line per iteration, or nothing; auto: a bar on a terminal, else lines",

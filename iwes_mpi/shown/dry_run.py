@@ -92,12 +92,12 @@ def forecast(config: Config, trial: Trial, runner: EpisodeRunner, state: State, 
 def report(config: Config, trial: Trial, runner: EpisodeRunner, state: State, table_size: int, place: Place) -> str:
     """The lines that are printed, one fact each."""
     found = forecast(config, trial, runner, state, place)
-    d, sizes = state.theta.size, runner.network.sizes
+    d, shape = state.theta.size, runner.network
     hidden = "-".join(map(str, config.hidden_sizes))
     table, own = 4 * table_size, place.rank_bytes + 8 * _VECTORS * d
     k = config.iw_updates
     facts = {
-        "environment": f"{runner.description}: {sizes[0]} observations, {sizes[-1]} actions, "
+        "environment": f"{runner.description}: {shape.obs_size} observations, {shape.action_size} actions, "
         f"at most {plural(runner.limit, 'step')} an episode",
         "policy": f"{f'{hidden} hidden units' if hidden else 'linear'}, d = {plural(d, 'parameter')}",
         "population": f"{plural(config.n_pairs, 'pair')}, {plural(found.episodes, 'episode')} an iteration"

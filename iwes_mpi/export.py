@@ -1,0 +1,90 @@
+"""``python -m iwes_mpi.export RUN --to FORM -o FILE``: a run's policy as a file that other programs act with."""
+
+from iwes_mpi.mpi import process  # isort: skip  # noqa: F401 - before NumPy: it settles the number of threads
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from iwes_mpi.files.checkpoint import CheckpointError, load, policy_in
+from iwes_mpi.files.reader import LogError
+from iwes_mpi.files.run import Run
+from iwes_mpi.policy.exports import FORMS, ExportError, export, require
+from iwes_mpi.policy.policy import Policy
+from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.wrong_input import WrongInput
+
+
+def build_parser() -> ArgumentParser:
+    """The command line of ``python -m iwes_mpi.export``."""
+    parser = ArgumentParser(
+        prog="python -m iwes_mpi.export",
+        description="Write a run's policy to a file: normalizer, network, and the bounds of its actions. The file is "
+        "read again and must act like the policy, or it is removed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", help="run directory, or a checkpoint file")
+    forms = "; ".join(f"{name}: {FORMS.summary(name)}" for name in FORMS.names)
+    parser.add_argument("--to", choices=FORMS.names, help=f"the form of the file. {forms} [default: by its name]")
+    parser.add_argument("-o", "--output", metavar="FILE", help="the file")
+    parser.add_argument(
+        "--checkpoint", type=int, metavar="N", help="the kept checkpoint of iteration N [default: the newest]"
+    )
+    return parser
+
+
+def _policy(run: str, checkpoint: int | None) -> Policy:
+    """The policy of a run or a checkpoint file. Raises WrongInput."""
+    path = Path(run)
+    if not path.exists():
+        raise WrongInput("run", f"{path} does not exist")
+    try:
+        if path.is_dir():
+            return Run(path).policy(checkpoint)
+        if checkpoint is not None:
+            raise WrongInput("checkpoint", f"needs a run directory, but {path} is a file")
+        return policy_in(load(path), run)
+    except (CheckpointError, LogError, FileNotFoundError) as error:
+        raise WrongInput("run" if checkpoint is None else "checkpoint", str(error)) from None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the file that a command line asks for; returns the exit code. Raises WrongInput if it is wrong."""
+    options = build_parser().parse_args(list(argv))
+    if options.output is None:
+        raise WrongInput("output", "is needed: -o FILE says where the policy goes")
+    output = Path(options.output)
+    suffixes = {FORMS.module(name).SUFFIX: name for name in FORMS.names}
+    form = options.to or suffixes.get(output.suffix)
+    if form is None:
+        raise WrongInput("to", f"is needed where FILE ends in none of {', '.join(suffixes)}")
+    require(form)
+    policy = _policy(options.run, options.checkpoint)
+    draft = output.with_name(f"{output.stem}.new{FORMS.module(form).SUFFIX}")
+    try:
+        difference = export(policy, form, draft)
+        draft.replace(output)
+    except OSError as error:
+        raise WrongInput("output", f"{output}: {error.strerror or error}") from None
+    except ExportError as error:
+        print(f"iwes_mpi.export: error: {form}: {error}", file=sys.stderr)
+        return 1
+    finally:
+        draft.unlink(missing_ok=True)
+    acts = "the same actions" if policy.discrete or not difference else f"actions within {difference:.1g}"
+    print(f"{output}: {policy.about}; checked: {acts}")
+    return 0
+
+
+def run() -> NoReturn:
+    """Run the program on this process's command line."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except WrongInput as problem:
+        print(f"iwes_mpi.export: error: {build_parser().describe(problem)}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()
