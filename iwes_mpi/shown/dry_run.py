@@ -8,6 +8,7 @@ from typing import NamedTuple
 from iwes_mpi.method.es import EVALUATION_SHARE
 from iwes_mpi.method.state import State
 from iwes_mpi.method.trial import Trial
+from iwes_mpi.policy.network import Layout
 from iwes_mpi.rollouts.episode import EpisodeRunner
 from iwes_mpi.settings.config import Config
 from iwes_mpi.shown.console import clock
@@ -93,12 +94,14 @@ def report(config: Config, trial: Trial, runner: EpisodeRunner, state: State, ta
     """The lines that are printed, one fact each."""
     found = forecast(config, trial, runner, state, place)
     d, shape = state.theta.size, runner.network
+    numbers = ""
+    if isinstance(shape, Layout):
+        numbers = f"{plural(shape.obs_size, 'observation')}, {plural(shape.action_size, 'action')}, "
     hidden = "-".join(map(str, config.hidden_sizes))
     table, own = 4 * table_size, place.rank_bytes + 8 * _VECTORS * d
     k = config.iw_updates
     facts = {
-        "environment": f"{runner.description}: {shape.obs_size} observations, {shape.action_size} actions, "
-        f"at most {plural(runner.limit, 'step')} an episode",
+        "environment": f"{runner.description}: {numbers}at most {plural(runner.limit, 'step')} an episode",
         "policy": f"{f'{hidden} hidden units' if hidden else 'linear'}, d = {plural(d, 'parameter')}",
         "population": f"{plural(config.n_pairs, 'pair')}, {plural(found.episodes, 'episode')} an iteration"
         + (f", cut after {plural(state.episode_cap, 'step')}" if state.episode_cap else ""),
