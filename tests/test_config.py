@@ -8,6 +8,7 @@ import re
 import tomllib
 import types
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,6 +197,14 @@ def test_there_are_presets():
     assert {"quickstart", "reference-es", "paper-ant", "paper-ant-256", "paper-ant-512", "paper-humanoid"} <= set(
         preset_names()
     )
+
+
+@pytest.mark.parametrize("name", ["halfcheetah", "hopper", "inverted-double-pendulum", "swimmer"])
+def test_presets_of_tasks_are_what_the_study_ran(name):
+    """Their comments quote its figures."""
+    studied = tomllib.loads((Path(__file__).parent.parent / f"jobs/sample_efficiency/{name}-iwes.toml").read_text())
+    limits = {field: None for field in FIELDS if FIELDS[field].metadata["group"] == "limits"}
+    assert Config(**(load_preset(name) | limits)) == Config(**(studied | limits))
 
 
 # -- what may change on resume -------------------------------------------------------------------------------
