@@ -15,7 +15,8 @@ from iwes_mpi.settings.sources import load_preset, preset_names
 from iwes_mpi.shown import diagnosis, dry_run
 
 PARAMETERS = {"quickstart": 108, "paper-ant": 11_848, "paper-ant-256": 96_520, "paper-ant-512": 324_104,
-              "paper-humanoid": 27_345, "reference-es": 11_848}  # fmt: skip
+              "paper-humanoid": 27_345, "reference-es": 11_848, "halfcheetah": 108, "swimmer": 18,
+              "inverted-double-pendulum": 10}  # fmt: skip
 
 
 # -- the formula ---------------------------------------------------------------------------------------------
