@@ -5,6 +5,8 @@ from iwes_mpi.mpi import process  # isort: skip  # noqa: F401 - before NumPy: it
 import argparse
 import math
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -161,7 +163,7 @@ def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int]) -> int
     from iwes_mpi.shown.film import FilmError
 
     try:
-        film = studio.film(task)
+        film = studio.film(task, _progress(studio.rate, scored[1]))
     except FilmError as error:
         print(f"iwes_mpi.evaluate: error: {one_line(error)}", file=sys.stderr, flush=True)
         return STORAGE_FAILED
@@ -176,6 +178,22 @@ def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int]) -> int
     if not np.array_equal([total, length], scored, equal_nan=True):
         print_warning(f"it was scored {scored[0]:.3f}: the environment does not repeat itself from a seed")
     return FINISHED
+
+
+def _progress(rate: float, steps: int) -> Callable[[int], None]:
+    """What tells, on a terminal, how many seconds there are of a film of an episode of so many steps."""
+    if not sys.stderr.isatty():
+        return lambda frames: None
+    print(f"filming an episode of {steps} steps …", file=sys.stderr, flush=True)
+    told = time.monotonic()
+
+    def tell(frames: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= 1:
+            told = time.monotonic()
+            print(f"{frames / rate:.1f} s of film", end="\r", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def print_warning(text: str) -> None:

@@ -38,6 +38,10 @@ def train(world: World, argv: list[str]) -> int:
     Refused
         If the input is wrong.
     """
+    if "--dry-run" in argv:
+        from iwes_mpi.running.dry import dry_run
+
+        return dry_run(world, Training(argv))
     return session.run(world, Training(argv), time.monotonic()).code
 
 

@@ -17,7 +17,6 @@ that has not started yet belongs to the table named like the job: element n of j
 """
 
 import argparse
-import csv
 import subprocess
 import sys
 import time
@@ -27,10 +26,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, where it is not installed
 
+from run_table import read
+
 import iwes_mpi
 from iwes_mpi.files.untrusted import Untrusted, read_bytes
 from iwes_mpi.settings.printable import one_line
 
+ROOT = Path(__file__).resolve().parent.parent
 QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
 ENDED = {
     "COMPLETED",
@@ -147,7 +149,8 @@ def inspect(run_dir: Path, element: tuple[str, str] | None, queue: Queue, stall:
         state = "waiting"
     else:
         state, note = "stalled", f"{note}, no job is on it".strip(", ")
-    return Row(state, iterations, env_steps, eval_median, age, str(run_dir), note)
+    shown = str(run_dir.relative_to(ROOT)) if run_dir.is_relative_to(ROOT) else str(run_dir)
+    return Row(state, iterations, env_steps, eval_median, age, shown, note)
 
 
 def duration(seconds: float) -> str:
@@ -209,11 +212,12 @@ def main() -> None:
         if not path.is_file():
             found.append((path, None))
             continue
-        with path.open(newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file, delimiter="\t")
-            if "run_dir" not in (table.fieldnames or []):
-                parser.error(f"{path} has no column run_dir")
-            found += [(Path(row["run_dir"]), (path.stem, str(n))) for n, row in enumerate(table, start=1)]
+        try:
+            table = read(path)
+        except ValueError as error:
+            parser.error(str(error))
+        # As run_table.py and the batch scripts have it: relative to the repository.
+        found += [(ROOT / row["run_dir"], (path.stem, str(n))) for n, row in enumerate(table, start=1)]
 
     queue = ask_slurm([history[-1][1] for run_dir, _ in found if (history := events(run_dir))])
     print(report([inspect(run_dir, element, queue, 60 * arguments.stall_minutes) for run_dir, element in found]))

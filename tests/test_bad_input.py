@@ -65,6 +65,8 @@ LINES = {
     "--env-id Blackjack-v1 --max-episode-steps 9": "--env-id",
     "--env-id FrozenLake-v1": "--env-id",
     "--env-id environments:Endless-v0": "--max-episode-steps",
+    "--env-id environments:Nested-v0": "gymnasium.wrappers.FlattenObservation",
+    "--env-id environments:Picture-v0": "the policy has no layers for pictures",
     "--env-kwargs {": "--env-kwargs",
     "--env-kwargs [1]": "--env-kwargs",
     '--env-kwargs {"no_such_argument":1}': "--env-kwargs",
@@ -224,7 +226,8 @@ def test_an_environment_that_is_missing_on_one_node(tmp_path: Path) -> None:
     said = [line for line in outcome.err.splitlines() if "--env-kwargs" in line]
     assert len(said) == 1, outcome.err
     assert "its model is not on this node (on rank 1, node " in said[0]
-    assert "Traceback" not in outcome.err
+    assert outcome.err.count("Traceback") == 1, "of the environment's own code, below the line"
+    assert 'environments.py", line' in outcome.err
     assert not (tmp_path / "run").exists()
 
 

@@ -260,10 +260,10 @@ def test_help_lists_every_setting_with_its_default(capsys):
 
 
 def test_every_flag_is_a_setting():
-    """The parser knows no flag that Config does not, but for the three that say where settings come from."""
+    """The parser knows no flag that Config does not, but for where settings come from, and what to do instead."""
     flags = {option for action in build_parser()._actions for option in action.option_strings}
     known = {flag(name) for name in FIELDS} | {"--no-" + flag(n)[2:] for n in FIELDS if HINTS[n] is bool}
-    assert flags - known == {"-h", "--help", "--preset", "--config", "--resume"}
+    assert flags - known == {"-h", "--help", "--version", "--preset", "--config", "--resume", "--dry-run"}
 
 
 # -- wrong input ---------------------------------------------------------------------------------------------

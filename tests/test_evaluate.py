@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import launch
 import numpy as np
 import pytest
@@ -281,6 +282,40 @@ def test_the_camera_follows_a_robot_that_runs_away(monkeypatch):
     env.close()
     assert sizes[0] > 2000
     assert 0.7 < sizes[1] / sizes[0] < 1.4
+
+
+def test_the_floor_goes_on_and_no_number_changes():
+    """A plane is drawn up to its size; what collides with it knows no edge. Its tiles stay as large."""
+    ends, tiles = [], []
+    for extended in (False, True):
+        env = gymnasium.make("HalfCheetah-v5").unwrapped
+        if extended:
+            film._extend_floor(env)
+        (plane,) = np.flatnonzero(env.model.geom_type == 0)
+        size = env.model.geom_size[plane, :2]
+        assert (size.min() >= 2000) == extended
+        tiles.append(size / env.model.mat_texrepeat[env.model.geom_matid[plane]])
+        env.reset(seed=1)
+        rng = np.random.default_rng(2)
+        ends.append([env.step(rng.uniform(-1, 1, 6).astype(np.float32))[0] for _ in range(100)])
+        env.close()
+    np.testing.assert_array_equal(*ends)
+    np.testing.assert_allclose(*tiles, rtol=1e-6)
+
+
+def test_a_terminal_shows_how_far_a_film_is(capsys, monkeypatch):
+    evaluate._progress(25.0, 100)(50)
+    assert capsys.readouterr().err == "", "a file of errors is no place for it"
+    now = [0.0]
+    monkeypatch.setattr(evaluate.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    tell = evaluate._progress(25.0, 100)
+    for frames in range(1, 51):
+        now[0] += 0.05
+        tell(frames)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "filming an episode of 100 steps …"
+    assert [line for line in lines[1:] if line] == ["0.8 s of film", "1.6 s of film"]
 
 
 def test_what_cannot_be_filmed_is_refused_in_one_line_before_work(world, pictured, tmp_path, capsys):

@@ -4,14 +4,16 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
 
 from iwes_mpi.mpi.guard import Guard
 from iwes_mpi.policy.policy import Actions
@@ -20,6 +22,7 @@ from iwes_mpi.settings.wrong_input import WrongInput
 
 # What an import or a constructor may end with: an interrupt too, since a real one does not come as an exception
 _ANYTHING = (Exception, SystemExit, KeyboardInterrupt)
+_PACKAGE = f"{Path(__file__).resolve().parents[1]}{os.sep}"
 
 
 def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
@@ -37,7 +40,9 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
             importlib.import_module(module)
         except _ANYTHING as error:
             Guard.require_one_process(error)
-            raise WrongInput("env_id", f"importing {module} failed: {_said(error)}") from error
+            raise WrongInput(
+                "env_id", f"importing {module} failed: {_said(error)}", detail=_own_frames(error)
+            ) from error
     try:
         spec = gymnasium.spec(config.env_id.rpartition(":")[2])
     except (gymnasium.error.Error, ModuleNotFoundError, ValueError) as error:
@@ -69,7 +74,9 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
     except _ANYTHING as error:
         Guard.require_one_process(error)
         setting = "env_kwargs" if config.env_kwargs else "env_id"
-        raise WrongInput(setting, f"{config.env_id} cannot be made: {_said(error)}") from error
+        raise WrongInput(
+            setting, f"{config.env_id} cannot be made: {_said(error)}", detail=_own_frames(error)
+        ) from error
     Guard.require_one_process()
     try:
         _check_spaces(config.env_id, env)
@@ -83,6 +90,21 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
 def _said(error: BaseException) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _own_frames(error: BaseException) -> str:
+    """The traceback of an error from the user's own code on; empty if none of that was under way."""
+    if isinstance(error, SyntaxError):  # it names the file that has no frame yet
+        return "".join(traceback.format_exception_only(error))
+    specs = [importlib.util.find_spec(name) for name in ("gymnasium", "mujoco", "importlib")]
+    others = [str(Path(spec.origin).parent) + os.sep for spec in specs if spec is not None and spec.origin]
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if not name.startswith(("<", _PACKAGE, *others)):
+            return "".join(traceback.format_exception(type(error), error, trace))
+        trace = trace.tb_next
+    return ""
 
 
 def _name_glfw_library() -> None:
@@ -112,6 +134,15 @@ def is_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
     return mujoco is not None and isinstance(getattr(env.unwrapped, "data", None), mujoco.MjData)
 
 
+def _leaves(space: Space[Any]) -> Iterator[Space[Any]]:
+    """The spaces that a space is composed of, those within others too."""
+    if isinstance(space, Dict | Tuple):
+        for part in space.spaces.values() if isinstance(space, Dict) else space.spaces:
+            yield from _leaves(part)
+    else:
+        yield space
+
+
 def actions_of(space: gymnasium.Space[Any]) -> tuple[Actions, int]:
     """What a supported action space takes, and how many numbers the policy puts out for it."""
     if isinstance(space, Discrete):
@@ -132,8 +163,16 @@ def _check_render_mode(config: Config, env: Any) -> None:
 def _check_spaces(env_id: str, env: gymnasium.Env[Any, Any]) -> None:
     observation, action = (getattr(env, f"{what}_space", None) for what in ("observation", "action"))
     if not (isinstance(observation, Box) and len(observation.shape) == 1 and observation.shape[0] > 0):
+        advice = ""
+        if isinstance(observation, Dict | Tuple) and all(isinstance(part, Box) for part in _leaves(observation)):
+            advice = ": wrap the environment in gymnasium.wrappers.FlattenObservation (docs/environments.md)"
+        elif isinstance(observation, Box) and len(observation.shape) > 1:
+            advice = (
+                ": the policy has no layers for pictures; wrap the environment in one that gives fewer numbers, or, "
+                "of small arrays, in gymnasium.wrappers.FlattenObservation (docs/environments.md)"
+            )
         raise WrongInput(
-            "env_id", f"{env_id} has observations {observation}; supported are flat Box spaces, shape (n,)"
+            "env_id", f"{env_id} has observations {observation}; supported are flat Box spaces, shape (n,){advice}"
         )
     if isinstance(action, Discrete):
         return

@@ -87,7 +87,7 @@ def _run(
     state = state or initial_state(
         config.seed, runner.network, config.optimizer, config.train_episode_steps or 0, config.whiten
     )
-    agree(world, lambda: _check_fit(state, runner))
+    agree(world, lambda: check_fit(state, runner))
 
     desk = agree(world, lambda: plan and _open_desk(plan, config, state, world, work, begin), on_root=True)
     if desk is not None:
@@ -134,8 +134,11 @@ def _iterate(
     in_turn(world, lambda: rehearse(config, runner))
     if stop.agreed():
         return STOPPED_EARLY, ""
+    if desk is not None:
+        desk.episodes(0, 2 * config.n_pairs)  # compiling is over
     noise = NoiseTable(world, config.seed, size, with_norms=needs_norms(config.weight_kernel))
     es = EvolutionStrategies(config, world, runner, noise, state, stop)
+    es.on_episode = None if desk is None else desk.episodes
     code, problem = FINISHED, ""
     while not finished(config, state.iteration, state.env_steps, state.recent_evaluations):
         # The safe point of an iteration: all ranks agree to go on, or why not.
@@ -168,7 +171,8 @@ def _import_parts() -> None:
     from iwes_mpi.rollouts import together  # noqa: F401
 
 
-def _check_fit(state: "State", runner: "EpisodeRunner") -> None:
+def check_fit(state: "State", runner: "EpisodeRunner") -> None:
+    """Raise WrongInput if a state is of another policy than a runner's."""
     shape = runner.network
     if (state.theta.size, state.obs.mean.size) != (shape.n_parameters, shape.obs_size):
         raise WrongInput(

@@ -26,7 +26,8 @@ GROUPS = {
     "importance weighting": "Up to K further updates reuse the same population, each reweighting its samples by "
     "importance sampling: the method of Campos et al. (2018). K = 0 is plain ES.",
     "evaluation": "Episodes of the unperturbed policy, to see progress; they do not influence theta.",
-    "limits": "The run ends at whichever comes first; with none it goes on until it is stopped.",
+    "limits": "The run ends at whichever comes first; with none it goes on until it is stopped. The value none lifts a "
+    "limit, as in --resume --max-env-steps none.",
     "run": "Where the run lives, and how it is carried out. None of these changes theta by a bit, "
     "except the seed and the noise table's size.",
 }

@@ -17,11 +17,14 @@ class WrongInput(ValueError):
         What is wrong, with the offending value.
     source : str
         Where the setting was read, such as a file; empty if that goes without saying.
+    detail : str
+        Lines to print below the sentence, such as where the user's own code failed.
     """
 
-    def __init__(self, setting: str, problem: str, source: str = ""):
+    def __init__(self, setting: str, problem: str, source: str = "", detail: str = ""):
         self.setting, self.problem, self.source = one_line(setting), one_line(problem), one_line(source)
-        super().__init__(self.setting, self.problem, self.source)  # so that it can travel between processes
+        self.detail = detail
+        super().__init__(self.setting, self.problem, self.source, detail)  # so that it can travel between processes
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.source, self.setting, self.problem) if part)

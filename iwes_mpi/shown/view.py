@@ -177,6 +177,8 @@ def _table(run: Run, n: int, width: int) -> "RenderableType":
             "time": clock(row["wall_time"]),
             "ranks": f"{row['ranks']:.0f}",
         })  # fmt: skip
+        if not run.config.iw_updates:  # nothing is weighted
+            del shown[-1]["ESS"], shown[-1]["KL"]
     table = Table(box=None, pad_edge=False, header_style="bold")
     used = 0
     for name in shown[0] if shown else ():
