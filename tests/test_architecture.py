@@ -24,7 +24,7 @@ ROOMS = [
     "shown",
     "running",
 ]  # then the programs
-PROGRAMS = ["train", "evaluate", "plot", "watch", "export"]  # then their console scripts
+PROGRAMS = ["train", "evaluate", "plot", "watch", "export", "supervise"]  # then their console scripts
 OUTSIDE = ["benchmarks", "jobs", "analysis", "tests"]  # a later one may import from an earlier one
 
 

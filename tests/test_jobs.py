@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import launch
 import pytest
+import stalled
 
 ROOT = Path(__file__).resolve().parent.parent
 OTHER = 12_345  # a user
@@ -103,23 +104,7 @@ def test_what_follows_from_an_exit_code(
 
 @pytest.mark.parametrize(
     ("before", "iterations", "after"),
-    [
-        (None, "0", "0 1"),
-        (None, "4", "4 0"),
-        ("4 2", "4", "4 3"),
-        ("4 3", "5", "5 0"),
-        ("4 3", "4", None),  # no further requeue
-        ("08 09", "8", None),  # not octal
-        ("", "0", "0 1"),
-        ("garbage", "0", "0 1"),
-        ("3", "0", "0 1"),
-        ("0 3 1", "0", "0 1"),
-        ("-1 3", "0", "0 1"),
-        ("9" * 40 + " 3", "0", "0 1"),
-        ("\0\1\xff 3", "0", "0 1"),
-        ("a[$(touch executed)] a[$(touch executed)]", "0", "0 1"),
-        ("x x", "a[$(touch executed)]", "0 1"),
-    ],
+    [*stalled.CASES, ("x x", "a[$(touch executed)]", "0 1")],
 )
 def test_requeues_without_progress_are_counted(
     batch: Batch, before: str | None, iterations: str, after: str | None
