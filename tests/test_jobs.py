@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import launch
 import pytest
+import stalled
 
 ROOT = Path(__file__).resolve().parent.parent
 OTHER = 12_345  # a user
@@ -40,19 +41,30 @@ class Batch:
         self.folder, self.run_dir = folder, folder / "run"
         self.run_dir.mkdir(mode=0o700)
         tools = folder / "bin"
-        ranks = f'echo "$NUMBA_CACHE_DIR" >"{folder}/cache"; exit "$RANKS_CODE"'
+        ranks = (
+            f'echo "$NUMBA_CACHE_DIR" >"{folder}/cache"; echo "$*" "${{SLURM_TASKS_PER_NODE:-}}" >>"{folder}/calls"\n'
+            f'set -- $RANKS_CODE; n=$(wc -l <"{folder}/calls"); [ "$n" -le $# ] || n=$#; exit "${{!n}}"'
+        )
         program(
             tools / "srun",
-            'if [[ $* == *--mpi=none* ]]; then [ "$NODES" = up ] || exit 1\n'
+            '[ "$1" != --help ] || exit 0\n'
+            'if [[ $* == *--mpi=none* ]]; then [ "$NODES" = up ] || [[ $* == *--nodelist=$NODES\\ * ]] || exit 1\n'
             'while [ "$1" != bash ]; do shift; done; exec "$@"; fi\n' + ranks,
         )  # fmt: skip
         program(tools / "mpirun", ranks)
-        program(tools / "scontrol", f'echo "$@" >"{folder}/scontrol"')
+        program(
+            tools / "scontrol",
+            'case "$1 $2" in "show hostnames") tr , "\\n" <<<"$3";; show*) ;;\n'
+            f'*) echo "$@" >"{folder}/scontrol";; esac',
+        )
         program(tools / "python", 'echo "$ITERATIONS"')
         program(folder / "venv/bin/activate", f"PATH={tools}:$PATH")
 
-    def run(self, ranks_code: int, iterations: str = "0", nodes: str = "up", **variables: str) -> End:
-        """Run it; the ranks end with `ranks_code`, after so many iterations in all."""
+    def run(self, ranks_code: int | str, iterations: str = "0", nodes: str = "up", **variables: str) -> End:
+        """Run it; the ranks end with `ranks_code` or these codes in turn, after so many iterations in all.
+
+        The nodes are "up", "lost", or all lost but one of this name.
+        """
         environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"} | {
             "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node", "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1",
             "SLURM_JOB_NAME": "iwes", "VENV": str(self.folder / "venv"), "RUN_DIR": str(self.run_dir),
@@ -66,6 +78,11 @@ class Batch:
         asked = self.folder / "scontrol"
         requeued = asked.exists() and asked.read_text() == "requeue 7\n"
         return End(done.returncode, done.stderr, requeued, (self.folder / "cache").read_text().strip())
+
+    @property
+    def calls(self) -> list[str]:
+        """The arguments of the launcher, each time that it was started."""
+        return (self.folder / "calls").read_text().splitlines()
 
     @property
     def stalls(self) -> Path:
@@ -85,7 +102,7 @@ def batch(tmp_path: Path) -> Batch:
     [
         (0, "up", 0, False),
         (2, "up", 2, False),
-        (9, "up", 9, False),
+        (1, "up", 1, False),
         (137, "up", 137, False),
         (137, "lost", 137, True),
         (75, "up", 75, True),
@@ -101,25 +118,45 @@ def test_what_follows_from_an_exit_code(
     assert (end.code, end.requeued) == (code, requeued), end.errors
 
 
+# A lost node, or a rank that is killed: the ranks are started again at once, in the same allocation.
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+def test_a_killed_rank_is_started_again_at_once(batch: Batch, launcher: str) -> None:
+    killed = "137" if launcher == "srun" else "9"
+    end = batch.run(f"{killed} 139 0", LAUNCHER=launcher)
+    assert (end.code, end.requeued, len(batch.calls)) == (0, False, 3), end.errors
+    assert f"a rank was killed or crashed: code {killed}; on node" in (batch.run_dir / "slurm.log").read_text()
+
+
+def test_restarts_without_progress_end(batch: Batch) -> None:
+    end = batch.run(137, MAX_STALLS="2")
+    assert (end.code, end.requeued, len(batch.calls)) == (137, False, 3)
+    assert "no further iteration than 0 after 2 restarts (MAX_STALLS)" in end.errors
+    assert not batch.stalls.exists()
+
+
+NODES = {"SLURM_JOB_NODELIST": "a,b,c", "SLURM_JOB_NUM_NODES": "3", "SLURM_NTASKS": "12"}
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+def test_the_ranks_go_on_without_the_node_that_is_lost(batch: Batch, launcher: str) -> None:
+    end = batch.run("1 0", nodes="b", LAUNCHER=launcher, **NODES)
+    assert (end.code, end.requeued) == (0, False), end.errors
+    first, second = batch.calls
+    assert "--nodelist" not in first
+    assert ("--nodes=1 --ntasks=4 --nodelist=b --ntasks-per-node=4" if launcher == "srun" else "4(x1)") in second
+    assert "a node was lost: a c; on b" in (batch.run_dir / "slurm.log").read_text()
+
+
+def test_too_few_nodes_are_a_requeue(batch: Batch) -> None:
+    end = batch.run(1, nodes="b", MIN_NODES="2", **NODES)
+    assert (end.code, end.requeued, len(batch.calls)) == (1, True, 1), end.errors
+
+
 @pytest.mark.parametrize(
     ("before", "iterations", "after"),
-    [
-        (None, "0", "0 1"),
-        (None, "4", "4 0"),
-        ("4 2", "4", "4 3"),
-        ("4 3", "5", "5 0"),
-        ("4 3", "4", None),  # no further requeue
-        ("08 09", "8", None),  # not octal
-        ("", "0", "0 1"),
-        ("garbage", "0", "0 1"),
-        ("3", "0", "0 1"),
-        ("0 3 1", "0", "0 1"),
-        ("-1 3", "0", "0 1"),
-        ("9" * 40 + " 3", "0", "0 1"),
-        ("\0\1\xff 3", "0", "0 1"),
-        ("a[$(touch executed)] a[$(touch executed)]", "0", "0 1"),
-        ("x x", "a[$(touch executed)]", "0 1"),
-    ],
+    [*stalled.CASES, ("x x", "a[$(touch executed)]", "0 1")],
 )
 def test_requeues_without_progress_are_counted(
     batch: Batch, before: str | None, iterations: str, after: str | None

@@ -12,6 +12,7 @@ from iwes_mpi.files.behind import WriteBehind
 from iwes_mpi.files.checkpoint import Checkpoint
 from iwes_mpi.files.columns import Rows, population_of, rows_of
 from iwes_mpi.files.directory import DirectoryLock, Plan, identity
+from iwes_mpi.files.pace import Pace
 from iwes_mpi.files.provenance import other_cpu
 from iwes_mpi.method.report import Report
 from iwes_mpi.method.state import State
@@ -65,7 +66,7 @@ class Keeper:
                 checkpoint.save(plan.place, self._checkpoint())
         except (OSError, RuntimeError) as error:
             raise WrongInput("run_dir", self._describe(error, log.LOG)) from None
-        self._saved_at = time.monotonic()
+        self._pace = Pace(config.checkpoint_every, 60 * config.checkpoint_minutes, time.monotonic())
         self._saved_iteration = state.iteration
         self.notices = [notice for notice in (*notices, self._lock.notice) if notice]  # of what was passed over
 
@@ -124,9 +125,7 @@ class Keeper:
             self._log.append(rows, population_of(report) if self._config.log_population else ())
         except (OSError, RuntimeError) as error:
             raise StorageError(self._describe(error, log.LOG)) from error
-        every = self._config.checkpoint_every
-        due = every and self._state.iteration % every == 0
-        if due or time.monotonic() - self._saved_at >= 60 * self._config.checkpoint_minutes:
+        if self._pace.due(self._state.iteration, time.monotonic()):
             self.save()
         return rows
 
@@ -140,7 +139,7 @@ class Keeper:
         """
         if self._saved_iteration == self._state.iteration:
             return
-        writing = log.LOG
+        writing, begin = log.LOG, time.monotonic()
         try:
             self._require_room()
             self._log.sync()
@@ -149,7 +148,8 @@ class Keeper:
             checkpoint.save(self._run_dir, current)
         except (OSError, RuntimeError) as error:
             raise StorageError(self._describe(error, writing)) from error
-        self._saved_at, self._saved_iteration = time.monotonic(), self._state.iteration
+        self._pace.wrote(begin, time.monotonic())
+        self._saved_iteration = self._state.iteration
 
     def close(self) -> None:
         """Close the log, and let others use the directory.

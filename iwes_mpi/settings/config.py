@@ -285,8 +285,11 @@ class Config:
         None, "directory of the run (default: runs/ENV-seedS-DATE-TIME)", values.not_empty
     )
     checkpoint_every: int = _housekeeping(
-        0, "write a checkpoint every so many iterations (0: by time only)", values.count, "iterations"
-    )
+        0,
+        "write a checkpoint every so many iterations (0: after each one, as long as that costs less than 1 % of the "
+        "time)",
+        values.count, "iterations",
+    )  # fmt: skip
     checkpoint_minutes: float = _housekeeping(
         5.0, "write a checkpoint at least this often; one is also written at the end", values.positive, "min"
     )
