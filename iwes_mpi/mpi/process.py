@@ -7,6 +7,8 @@ for _variable in THREAD_VARIABLES:  # before NumPy loads: the ranks are the para
     os.environ.setdefault(_variable, "1")
 # Windows live in node memory only; Open MPI's UCX component for remote ones complains without such a network.
 os.environ.setdefault("OMPI_MCA_osc", "^ucx")
+# UCX, beneath MPI, would take SIGHUP for itself from MPI's start on, and then tell everything it does.
+os.environ.setdefault("UCX_DEBUG_SIGNO", "0")
 
 import mpi4py  # noqa: E402
 
