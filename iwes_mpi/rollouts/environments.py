@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import warnings
@@ -11,7 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from iwes_mpi.policy.policy import Actions
 from iwes_mpi.settings.config import Config
@@ -102,16 +103,44 @@ def actions_of(space: gymnasium.Space[Any]) -> tuple[Actions, int]:
     return Actions(space.low.astype(np.float32), space.high.astype(np.float32), None), space.shape[0]
 
 
+_RAM = '{"obs_type": "ram"}'
+
+
 def _check_spaces(env_id: str, env: gymnasium.Env[Any, Any]) -> None:
+    """Refuse spaces that are not supported, with what to do about them (docs/environments.md has it as code)."""
     observation, action = env.observation_space, env.action_space
-    if not (isinstance(observation, Box) and len(observation.shape) == 1 and observation.shape[0] > 0):
-        raise WrongInput(
-            "env_id", f"{env_id} has observations {observation}; supported are flat Box spaces, shape (n,)"
-        )
-    if isinstance(action, Discrete):
-        return
-    if not (isinstance(action, Box) and len(action.shape) == 1 and action.shape[0] > 0):
+    if not _is_flat(observation):
+        advice = "wrap it in gymnasium.wrappers.FlattenObservation"
+        if isinstance(observation, Box) and len(observation.shape) in (2, 3) and observation.dtype == np.uint8:
+            advice = f"these are images: {advice} if they are small; Atari games take `env_kwargs` {_RAM} instead"
+        elif not isinstance(observation, Box | Dict | Discrete | MultiBinary | MultiDiscrete | Tuple):
+            advice = "wrap it in a gymnasium.ObservationWrapper that makes it a vector"
         raise WrongInput(
             "env_id",
-            f"{env_id} has actions {action}; supported are Discrete and flat Box spaces, shape (n,)",
+            f"{env_id} has observations {_shown(observation)}; supported are flat Box spaces, shape (n,): {advice} "
+            "(docs/environments.md)",
         )
+    if isinstance(action, Discrete) or _is_flat(action):
+        return
+    advice = "make them vectors"
+    if isinstance(action, MultiDiscrete | MultiBinary):
+        choices = action.nvec.ravel().tolist() if isinstance(action, MultiDiscrete) else [2] * math.prod(action.shape)
+        advice = f"number their {math.prod(choices)} combinations, or round those of a Box,"
+    raise WrongInput(
+        "env_id",
+        f"{env_id} has actions {_shown(action)}; supported are Discrete and flat Box spaces, shape (n,): {advice} "
+        "in a gymnasium.wrappers.TransformAction (docs/environments.md)",
+    )
+
+
+def _is_flat(space: gymnasium.Space[Any]) -> bool:
+    """Whether a space is one of vectors."""
+    return isinstance(space, Box) and len(space.shape) == 1 and space.shape[0] > 0
+
+
+def _shown(space: gymnasium.Space[Any]) -> str:
+    """A space in a few words: bounds of large boxes and the parts of a Dict would fill the screen."""
+    if isinstance(space, Box):
+        return f"Box of shape {space.shape} and type {space.dtype}"
+    text = " ".join(str(space).split())
+    return text if len(text) <= 80 else f"{text[:79]}…"
