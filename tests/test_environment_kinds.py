@@ -48,7 +48,22 @@ KINDS = [
     Kind("LunarLander-v3", "Box2D", {"max_episode_steps": 100}),
     Kind("BipedalWalker-v3", "Box2D", {"max_episode_steps": 100}),
     Kind("ale_py:ALE/Pong-v5", "ale_py", RAM),
+    Kind("control:Control-v0", "shimmy", {"env_kwargs": {"task": "cartpole-balance"}, "max_episode_steps": 100}),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_of_the_page(tmp_path_factory):
+    """The page's examples as modules that can be imported."""
+    folder = tmp_path_factory.mktemp("modules")
+    known = dict(gymnasium.registry)
+    for text, name in re.findall(r"```python\n(# (\w+)\.py\n.*?)```", PAGE, flags=re.DOTALL):
+        (folder / f"{name}.py").write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield
+    gymnasium.registry.clear()
+    gymnasium.registry.update(known)
 
 
 def importable(kind):
@@ -172,18 +187,9 @@ class Theirs(Drift):
 
 @pytest.mark.slow
 def test_the_example_of_the_page_trains(tmp_path, monkeypatch, capfd):
-    (example,) = re.findall(r"```python\n(# flattened\.py\n.*?)```", PAGE, flags=re.DOTALL)
-    (tmp_path / "flattened.py").write_text(example)
-    module = types.ModuleType("their_module")
     gymnasium.register("Theirs-v0", entry_point=Theirs, max_episode_steps=50)
-    monkeypatch.setitem(sys.modules, "their_module", module)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    try:
-        trained("flattened:Flattened-v0", tmp_path)
-    finally:
-        for name in ("Theirs-v0", "Flattened-v0"):
-            gymnasium.registry.pop(name, None)
-        sys.modules.pop("flattened", None)
+    monkeypatch.setitem(sys.modules, "their_module", types.ModuleType("their_module"))
+    trained("flattened:Flattened-v0", tmp_path)
     run = iwes_mpi.open_run(tmp_path / "run")
     assert run.iterations["theta_digest"].is_unique
     assert run.theta.size == 3 * 6 + 6, "three observations, six combinations of actions"
