@@ -35,7 +35,7 @@ class Kind(NamedTuple):
     """An environment to be tried."""
 
     env_id: str
-    needs: str | None = None  # a package
+    needs: tuple[str, ...] = ()  # packages
     settings: dict[str, Any] = {}  # noqa: RUF012 - a tuple's default is shared, and nobody changes it
 
 
@@ -45,10 +45,14 @@ KINDS = [
     Kind("Acrobot-v1", settings={"max_episode_steps": 100}),
     Kind("Pendulum-v1"),
     Kind("MountainCarContinuous-v0", settings={"max_episode_steps": 100}),
-    Kind("LunarLander-v3", "Box2D", {"max_episode_steps": 100}),
-    Kind("BipedalWalker-v3", "Box2D", {"max_episode_steps": 100}),
-    Kind("ale_py:ALE/Pong-v5", "ale_py", RAM),
-    Kind("control:Control-v0", "shimmy", {"env_kwargs": {"task": "cartpole-balance"}, "max_episode_steps": 100}),
+    Kind("LunarLander-v3", ("Box2D", "pygame"), {"max_episode_steps": 100}),
+    Kind("BipedalWalker-v3", ("Box2D", "pygame"), {"max_episode_steps": 100}),
+    Kind("ale_py:ALE/Pong-v5", ("ale_py",), RAM),
+    Kind(
+        "control:Control-v0",
+        ("shimmy", "dm_control"),
+        {"env_kwargs": {"task": "cartpole-balance"}, "max_episode_steps": 100},
+    ),
 ]
 
 
@@ -67,8 +71,9 @@ def modules_of_the_page(tmp_path_factory):
 
 
 def importable(kind):
-    if kind.needs is not None and importlib.util.find_spec(kind.needs) is None:
-        pytest.skip(f"{kind.needs} is not installed")
+    for package in kind.needs:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
 
 
 @pytest.mark.slow

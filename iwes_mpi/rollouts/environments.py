@@ -15,6 +15,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from iwes_mpi.policy.policy import Actions
+from iwes_mpi.rollouts.fresh_world import with_fresh_worlds
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -55,7 +56,7 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
         _silence_mujoco()
         with warnings.catch_warnings():  # "out of date" would be said once per rank; the paper's Ant is meant to be v4
             warnings.simplefilter("ignore", DeprecationWarning)
-            env = gymnasium.make(config.env_id, disable_env_checker=True, **arguments)
+            env = with_fresh_worlds(gymnasium.make(config.env_id, disable_env_checker=True, **arguments))
     except Exception as error:
         setting = "env_kwargs" if config.env_kwargs else "env_id"
         raise WrongInput(setting, f"{config.env_id} cannot be made: {type(error).__name__}: {error}") from error
