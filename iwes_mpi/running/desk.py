@@ -135,11 +135,11 @@ class Desk:
         return FINISHED, ""
 
     def abandon(self) -> None:
-        """Leave the terminal as it was; with no other rank the process may go on, and leaves the directory too."""
+        """Leave the terminal as it was, and the directory with a log of all iterations that were kept."""
         with suppress(Exception):  # another one is on its way
             self._display.close()
-            if self._world.size == 1:
-                self._keeper.close()
+        with suppress(Exception):
+            self._keeper.close()
 
     def end(self, code: int, problem: str) -> tuple[int, str]:
         """Save the last state, close the files and say how the run ended; returns the exit code and what is wrong."""
