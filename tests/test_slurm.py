@@ -258,7 +258,7 @@ def test_scancel_then_resubmission_resumes_to_the_same_bits(slurm: Slurm, expect
 def test_an_array_with_one_failing_element(slurm: Slurm, expected: np.ndarray) -> None:
     rows = ["figure\trun_dir\tpreset\tiw_updates\tlearning_rate\tseed\titerations"]
     rates = ("0.01", "-1", "0.01")
-    rows += [f"0\truns/array/{i}\tpaper-ant\t1\t{rate}\t0\t20" for i, rate in enumerate(rates, start=1)]
+    rows += [f"0\t{slurm.folder}/runs/array/{i}\tpaper-ant\t1\t{rate}\t0\t20" for i, rate in enumerate(rates, start=1)]
     table = slurm.folder / "paper.tsv"
     table.write_text("\n".join(rows) + "\n")
     show = (sys.executable, ROOT / "jobs/status.py", table)

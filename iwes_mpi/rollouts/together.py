@@ -6,6 +6,7 @@ from iwes_mpi.mpi.world import World
 from iwes_mpi.rollouts.choose import open_runner
 from iwes_mpi.rollouts.episode import EpisodeRunner
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.wrong_input import WrongInput
 
 
 def open_on_all(world: World, config: Config) -> EpisodeRunner:
@@ -19,4 +20,17 @@ def open_on_all(world: World, config: Config) -> EpisodeRunner:
         If an environment is wrong on any rank.
     """
     opened = agree(world, lambda: open_runner(config), on_root=True)
-    return agree_in_order(world, lambda: opened or open_runner(config), in_turn)
+    runner = agree_in_order(world, lambda: opened or open_runner(config), in_turn)
+    sizes = runner.network.obs_size, runner.network.n_parameters
+    expected = world.from_root(sizes)
+    agree(world, lambda: _require_sizes(sizes, expected))
+    return runner
+
+
+def _require_sizes(sizes: tuple[int, int], expected: tuple[int, int]) -> None:
+    """Refuse an environment that is another one on this rank than on rank 0."""
+    if sizes != expected:
+        raise WrongInput(
+            "env_id", f"the environment has {sizes[0]} observations and its policy {sizes[1]} parameters here, but "
+            f"{expected[0]} and {expected[1]} on rank 0"
+        )  # fmt: skip
