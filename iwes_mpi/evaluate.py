@@ -5,12 +5,15 @@ from iwes_mpi.mpi import process  # isort: skip  # noqa: F401 - before NumPy: it
 import argparse
 import math
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from iwes_mpi.method.room import require_room
 from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.mpi.message import Message, counts, slots
 from iwes_mpi.mpi.program import FINISHED, STORAGE_FAILED, agree, run_program
@@ -20,6 +23,7 @@ from iwes_mpi.rollouts.episode import EpisodeTask
 from iwes_mpi.rollouts.together import open_on_all
 from iwes_mpi.settings import values
 from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.printable import one_line
 from iwes_mpi.settings.wrong_input import WrongInput
 
 if TYPE_CHECKING:
@@ -63,6 +67,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--episodes", type=int, default=30, metavar="N", help="episodes [default 30]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the episodes [default 0]")
     parser.add_argument("--deterministic", action="store_true", help="act without action noise")
+    parser.add_argument(
+        "--trust", action="store_true", help="import the module that the run's env_id names: its code is executed"
+    )
     parser.add_argument("--video", metavar="FILE", help="film the first of the episodes, off screen: .mp4 or .gif")
     parser.add_argument(
         "--video-seconds", type=float, metavar="X", help="film only the first so many seconds [default: all]"
@@ -72,7 +79,7 @@ def build_parser() -> ArgumentParser:
 
 def _prepare(argv: list[str]) -> "tuple[argparse.Namespace, Checkpoint]":
     """The options, and the checkpoint they name. Raises WrongInput if either is wrong. Rank 0 only."""
-    from iwes_mpi.files.checkpoint import CheckpointError, load, load_newest, require_policy
+    from iwes_mpi.files.checkpoint import CheckpointError, load, load_newest, require_policy, require_trust
 
     options = build_parser().parse_args(argv)
     for name, check in (("episodes", values.at_least_one), ("seed", values.seed)):
@@ -87,11 +94,14 @@ def _prepare(argv: list[str]) -> "tuple[argparse.Namespace, Checkpoint]":
     try:
         if not path.exists():
             raise WrongInput("run", f"{path} does not exist")
-        checkpoint = load_newest(path, print_warning) if path.is_dir() else load(path)
-        require_policy(checkpoint, str(path))
-        return options, checkpoint
-    except (CheckpointError, FileNotFoundError) as error:
+        found = load_newest(path, print_warning) if path.is_dir() else load(path)
+    except CheckpointError as error:
         raise WrongInput("run", str(error)) from None
+    except OSError as error:
+        raise WrongInput("run", f"{path}: {error.strerror}" if error.strerror else str(error)) from None
+    require_policy(found, str(path))
+    require_trust(found.config, options.trust)
+    return options, found
 
 
 def evaluate(world: World, argv: list[str]) -> int:
@@ -112,6 +122,7 @@ def evaluate(world: World, argv: list[str]) -> int:
 
     studio = agree(world, lambda: _open_studio(config, options), on_root=True)
     runner = open_on_all(world, config)
+    agree(world, lambda: require_room("episodes", options.episodes, 64, world))
     theta, normalizer = state.theta.astype(np.float32), state.obs.normalizer()
     noise = 0.0 if options.deterministic else config.action_noise
 
@@ -129,7 +140,7 @@ def evaluate(world: World, argv: list[str]) -> int:
     runner.close()
     if world.is_root:
         print(
-            f"{options.run}: {config.env_id} after {state.iteration} iterations, "
+            f"{one_line(options.run)}: {config.env_id} after {state.iteration} iterations, "
             f"{options.episodes} {'deterministic' if options.deterministic else 'stochastic'} episodes",
         )
         print(Scores(returns, lengths).table(), flush=True)
@@ -144,7 +155,7 @@ def _open_studio(config: "Config", options: argparse.Namespace) -> "Studio | Non
         return None
     from iwes_mpi.shown.film import Studio
 
-    return Studio(config, Path(options.video), options.video_seconds)
+    return Studio(config, Path(options.video).absolute(), options.video_seconds)
 
 
 def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int]) -> int:
@@ -152,15 +163,15 @@ def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int]) -> int
     from iwes_mpi.shown.film import FilmError
 
     try:
-        film = studio.film(task)
+        film = studio.film(task, _progress(studio.rate, scored[1]))
     except FilmError as error:
-        print(f"iwes_mpi.evaluate: error: {error}", file=sys.stderr, flush=True)
+        print(f"iwes_mpi.evaluate: error: {one_line(error)}", file=sys.stderr, flush=True)
         return STORAGE_FAILED
     finally:
         studio.close()
     total, length = film.episode.total_reward, film.episode.length
     print(
-        f"{studio.path}: the first episode, return {total:.3f} in {length} steps; {film.frames} pictures, "
+        f"{one_line(studio.path)}: the first episode, return {total:.3f} in {length} steps; {film.frames} pictures, "
         f"{film.frames / film.rate:.1f} s at {film.rate:g} per second",
         flush=True,
     )
@@ -169,9 +180,25 @@ def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int]) -> int
     return FINISHED
 
 
+def _progress(rate: float, steps: int) -> Callable[[int], None]:
+    """What tells, on a terminal, how many seconds there are of a film of an episode of so many steps."""
+    if not sys.stderr.isatty():
+        return lambda frames: None
+    print(f"filming an episode of {steps} steps …", file=sys.stderr, flush=True)
+    told = time.monotonic()
+
+    def tell(frames: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= 1:
+            told = time.monotonic()
+            print(f"{frames / rate:.1f} s of film", end="\r", file=sys.stderr, flush=True)
+
+    return tell
+
+
 def print_warning(text: str) -> None:
     """Tell of something that was passed over."""
-    print(f"iwes_mpi.evaluate: warning: {text}", file=sys.stderr, flush=True)
+    print(f"iwes_mpi.evaluate: warning: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 def main() -> NoReturn:

@@ -13,6 +13,7 @@ from iwes_mpi.files.run import Run
 from iwes_mpi.policy.exports import FORMS, ExportError, export, require
 from iwes_mpi.policy.policy import Policy
 from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.printable import one_line
 from iwes_mpi.settings.wrong_input import WrongInput
 
 
@@ -29,24 +30,29 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--to", choices=FORMS.names, help=f"the form of the file. {forms} [default: by its name]")
     parser.add_argument("-o", "--output", metavar="FILE", help="the file")
     parser.add_argument(
+        "--trust", action="store_true", help="import the module that the run's env_id names: its code is executed"
+    )
+    parser.add_argument(
         "--checkpoint", type=int, metavar="N", help="the kept checkpoint of iteration N [default: the newest]"
     )
     return parser
 
 
-def _policy(run: str, checkpoint: int | None) -> Policy:
+def _policy(run: str, checkpoint: int | None, trust: bool) -> Policy:
     """The policy of a run or a checkpoint file. Raises WrongInput."""
     path = Path(run)
-    if not path.exists():
-        raise WrongInput("run", f"{path} does not exist")
     try:
+        if not path.exists():
+            raise WrongInput("run", f"{path} does not exist")
         if path.is_dir():
-            return Run(path).policy(checkpoint)
+            return Run(path).policy(checkpoint, trust=trust)
         if checkpoint is not None:
             raise WrongInput("checkpoint", f"needs a run directory, but {path} is a file")
-        return policy_in(load(path), run)
-    except (CheckpointError, LogError, FileNotFoundError) as error:
+        return policy_in(load(path), run, trust)
+    except (CheckpointError, LogError) as error:
         raise WrongInput("run" if checkpoint is None else "checkpoint", str(error)) from None
+    except OSError as error:
+        raise WrongInput("run", f"{path}: {error.strerror}" if error.strerror else str(error)) from None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     if form is None:
         raise WrongInput("to", f"is needed where FILE ends in none of {', '.join(suffixes)}")
     require(form)
-    policy = _policy(options.run, options.checkpoint)
+    policy = _policy(options.run, options.checkpoint, options.trust)
     draft = output.with_name(f"{output.stem}.new{FORMS.module(form).SUFFIX}")
     try:
         difference = export(policy, form, draft)
@@ -68,12 +74,12 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         raise WrongInput("output", f"{output}: {error.strerror or error}") from None
     except ExportError as error:
-        print(f"iwes_mpi.export: error: {form}: {error}", file=sys.stderr)
+        print(f"iwes_mpi.export: error: {form}: {one_line(error)}", file=sys.stderr)
         return 1
     finally:
         draft.unlink(missing_ok=True)
     acts = "the same actions" if policy.discrete or not difference else f"actions within {difference:.1g}"
-    print(f"{output}: {policy.about}; checked: {acts}")
+    print(f"{one_line(output)}: {one_line(policy.about)}; checked: {acts}")
     return 0
 
 

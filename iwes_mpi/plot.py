@@ -1,15 +1,17 @@
 """``python -m iwes_mpi.plot RUN… -o FILE``: figures of runs."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from iwes_mpi.files.reader import LogError
-from iwes_mpi.files.run import Run, X, open_run
+import numpy as np
+
+from iwes_mpi.files.run import X
 from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.printable import one_line
 from iwes_mpi.settings.wrong_input import WrongInput
+from iwes_mpi.shown.chosen import read_runs
 from iwes_mpi.shown.figures import BANDS, group_runs, overview
 
 _X_NAMES: dict[str, X] = {"env-steps": "env_steps", "wall-time": "wall_time", "iterations": "iteration"}
@@ -36,53 +38,6 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _readable(path: str) -> Run:
-    """The run in a directory. Raises LogError if it cannot be drawn, or not yet."""
-    if not os.path.isdir(path):
-        raise LogError(f"{path} is not a run directory")
-    try:
-        run = open_run(path)
-        _ = run.config, run.updates
-    except OSError as error:
-        raise LogError(f"{path} cannot be read: {error.strerror}") from None
-    if run.iterations.empty:
-        raise LogError(f"{path} has no complete iteration yet")
-    return run
-
-
-def read_runs(paths: Sequence[str]) -> list[Run]:
-    """The runs in some directories, each once; on stderr, a line on each that cannot be drawn, or not yet.
-
-    Raises
-    ------
-    WrongInput
-        If a path does not exist, or none of the runs can be drawn.
-    """
-    if not paths:
-        raise WrongInput("runs", "no run is given; name one or more run directories")
-    for path in paths:
-        if not os.path.exists(path):
-            raise WrongInput("runs", f"{path} does not exist")
-    found: list[Run] = []
-    left_out: list[str] = []
-    seen: set[Path] = set()
-    for path in paths:
-        place = Path(path).resolve()
-        try:
-            if place in seen:
-                raise LogError(f"{path} is given more than once")
-            seen.add(place)
-            found.append(_readable(path))
-        except LogError as error:
-            left_out.append(str(error))
-    if not found:
-        others = f" (and {len(seen) - 1} more)" if len(seen) > 1 else ""
-        raise WrongInput("runs", f"there is nothing to plot: {left_out[0]}{others}")
-    for reason in left_out:
-        print(f"iwes_mpi.plot: left out: {reason}", file=sys.stderr)
-    return found
-
-
 def main(argv: Sequence[str]) -> int:
     """Draw the figure that a command line asks for; returns the exit code.
 
@@ -101,18 +56,21 @@ def main(argv: Sequence[str]) -> int:
         raise WrongInput("output", f"{output}: the name must end in .{', .'.join(_FORMATS)}")
     if not output.parent.is_dir():
         raise WrongInput("output", f"{output.parent} is not a directory")
-    runs = read_runs(options.runs)
+    runs = read_runs(options.runs, "plot")
     try:
         import matplotlib
     except ImportError as error:
         raise WrongInput("iwes_mpi.plot", f"needs matplotlib ({error}): pip install 'iwes_mpi[plot]'") from None
     matplotlib.use("agg")
     try:
-        overview(runs, _X_NAMES[options.x], options.band).savefig(output, dpi=options.dpi)
+        with np.errstate(all="ignore"):  # a log may hold any numbers
+            overview(runs, _X_NAMES[options.x], options.band).savefig(output, dpi=options.dpi)
     except OSError as error:
         raise WrongInput("output", f"{output}: {error.strerror}") from None
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise WrongInput("runs", f"their numbers cannot be drawn ({type(error).__name__}: {error})") from None
     n = len(group_runs(runs))
-    print(f"{output}: {len(runs)} run{'s' if len(runs) > 1 else ''} of {n} setting{'s' if n > 1 else ''}")
+    print(f"{one_line(output)}: {len(runs)} run{'s' if len(runs) > 1 else ''} of {n} setting{'s' if n > 1 else ''}")
     return 0
 
 

@@ -35,6 +35,13 @@ def plot() -> None:
     run()
 
 
+def compare() -> None:
+    """``iwes-compare``."""
+    from iwes_mpi.compare import run
+
+    run()
+
+
 def watch() -> None:
     """``iwes-watch``."""
     from iwes_mpi.watch import run

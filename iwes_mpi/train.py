@@ -20,6 +20,7 @@ from iwes_mpi.running import session
 from iwes_mpi.running.hook import find_hook
 from iwes_mpi.settings.command_line import build_parser, flag, parse
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.printable import one_line
 from iwes_mpi.settings.wrong_input import WrongInput
 
 if TYPE_CHECKING:  # loaded by rank 0 alone, or once the input is known to be right
@@ -37,6 +38,10 @@ def train(world: World, argv: list[str]) -> int:
     Refused
         If the input is wrong.
     """
+    if "--dry-run" in argv:
+        from iwes_mpi.running.dry import dry_run
+
+        return dry_run(world, Training(argv))
     return session.run(world, Training(argv), time.monotonic()).code
 
 
@@ -83,7 +88,7 @@ class Training:
 
     def fail(self, problem: str) -> None:
         """Print one line; see `work.Work`."""
-        print(f"iwes_mpi.train: error: {problem}", file=sys.stderr, flush=True)
+        print(f"iwes_mpi.train: error: {one_line(problem)}", file=sys.stderr, flush=True)
 
     def summarize(self, plan: "Plan", state: "State", median: float, code: int) -> str:
         """Two lines; see `work.Work`."""
@@ -95,7 +100,8 @@ class Training:
         python = sys.executable if " " not in sys.executable else "python"
         python = os.path.relpath(python) if python.startswith(os.getcwd() + os.sep) else "python"
         if code == FINISHED:
-            next_step = f"Results are in {run_dir}; see them with: {python} -m iwes_mpi.evaluate {run_dir}"
+            trust = " --trust" if ":" in plan.config.env_id else ""
+            next_step = f"Results are in {run_dir}; see them with: {python} -m iwes_mpi.evaluate {run_dir}{trust}"
         else:
             go_on = f"{python} -m iwes_mpi.train {flag('resume')} {flag('run_dir')} {run_dir}"
             next_step = f"To go on, on any number of ranks: {go_on}"

@@ -84,8 +84,11 @@ def main(argv: Sequence[str]) -> int:
     if options.rows < 1:
         raise WrongInput("rows", f"must be at least 1, got {options.rows}")
     run_dir = Path(options.run)
-    if run_dir.exists() and not run_dir.is_dir():
-        raise WrongInput("run", f"{run_dir} is not a run directory")
+    try:
+        if run_dir.exists() and not run_dir.is_dir():
+            raise WrongInput("run", f"{run_dir} is not a run directory")
+    except OSError as error:  # a name that is too long, say
+        raise WrongInput("run", f"{run_dir}: {error.strerror}") from None
     console = Console(highlight=False)
     if options.once:
         console.print(_draw(console, look(run_dir), run_dir, options))

@@ -1,7 +1,10 @@
 """Carry out the runs of a table on this machine: python jobs/run_table.py jobs/scaled.tsv --parallel 2.
 
 Each row is one run by mpirun with its own directory; a run that is there already is continued, a finished one is left
-as it is. Ctrl-C writes checkpoints: the same command goes on from them. On a cluster, jobs/paper.sbatch does this.
+as it is. Ctrl-C writes checkpoints: the same command goes on from them. On a cluster, jobs/table.sbatch does this.
+
+A table's columns are separated by tabs. run_dir is needed; figure, if there is one, is a name for a group of rows;
+every other column is a setting. Paths in a table are relative to the repository, wherever you are.
 """
 
 import argparse
@@ -25,26 +28,54 @@ def flags(row: dict[str, str]) -> list[str]:
     ]
 
 
-def choose(table: Path, figures: list[str] | None) -> list[dict[str, str]]:
-    """The rows of a table that belong to these figures; by default all.
+def read(table: Path) -> list[dict[str, str]]:
+    """The rows of a table of runs, by column.
 
     Raises
     ------
     ValueError
-        If the table cannot be read or is none of runs, or has no rows of a figure.
+        If it cannot be read, lacks the column run_dir, or a row is not whole; naming what is wrong.
     """
     try:
         with table.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
+            reader = csv.DictReader(file, delimiter="\t")
+            names, rows = list(reader.fieldnames or []), list(reader)
     except (OSError, UnicodeError, csv.Error) as error:
         raise ValueError(f"{table} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not rows or any(None in row or None in row.values() or not set(NOT_FLAGS) <= row.keys() for row in rows):
-        raise ValueError(f"{table} is not a table of runs, like jobs/scaled.tsv")
-    known = dict.fromkeys(row["figure"] for row in rows)
-    for name in figures or ():
-        if name not in known:
-            raise ValueError(f"--figure: {table} has no {name}, only {', '.join(known)}")
-    return [row for row in rows if not figures or row["figure"] in figures]
+    if "run_dir" not in names:
+        raise ValueError(f"{table} has no column run_dir, only {', '.join(filter(None, names)) or 'nothing'}")
+    if not rows:
+        raise ValueError(f"{table} has no rows")
+    for n, row in enumerate(rows, start=1):
+        if None in row:
+            raise ValueError(f"{table}: row {n} has more values than there are columns ({len(names)})")
+        if missing := [name for name in names if row[name] is None]:
+            raise ValueError(f"{table}: row {n} has no {missing[0]}")
+    return rows
+
+
+def choose(
+    rows: list[dict[str, str]], table: Path, figures: list[str] | None, names: list[str] | None
+) -> list[dict[str, str]]:
+    """Those of a table's rows that belong to some figures, or whose runs have some names; by default all.
+
+    Raises
+    ------
+    ValueError
+        If there are none of a figure, or none of a name.
+    """
+    if figures and "figure" not in rows[0]:
+        raise ValueError(f"--figure: {table} has no column figure")
+    known = dict.fromkeys(row.get("figure", "") for row in rows)
+    for figure in figures or ():
+        if figure not in known:
+            raise ValueError(f"--figure: {table} has no {figure}, only {', '.join(known)}")
+    chosen = [row for row in rows if not figures or row["figure"] in figures]
+    called = [{row["run_dir"], Path(row["run_dir"]).name} for row in chosen]
+    for name in names or ():
+        if not any(name in names for names in called):
+            raise ValueError(f"--run: {table} has no run {name}")
+    return [row for row, mine in zip(chosen, called, strict=True) if not names or mine & set(names)]
 
 
 def launch(mpirun: str) -> list[str]:
@@ -61,6 +92,7 @@ def main() -> int:
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="runs at a time [default 1]")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="ranks of each run [default 1]")
     parser.add_argument("--figure", nargs="*", metavar="NAME", help="only the rows of these figures [default all]")
+    parser.add_argument("--run", nargs="*", metavar="NAME", help="only these runs, by run_dir or its last part")
     arguments, further = parser.parse_known_args()
     mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if mpirun is None:
@@ -69,7 +101,7 @@ def main() -> int:
         for name, value in (("parallel", arguments.parallel), ("ranks", arguments.ranks)):
             if value < 1:
                 raise ValueError(f"--{name}: must be at least 1, got {value}")
-        rows = choose(arguments.table, arguments.figure)
+        rows = choose(read(arguments.table), arguments.table, arguments.figure, arguments.run)
     except ValueError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

@@ -17,7 +17,6 @@ that has not started yet belongs to the table named like the job: element n of j
 """
 
 import argparse
-import csv
 import subprocess
 import sys
 import time
@@ -27,8 +26,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, where it is not installed
 
-import iwes_mpi
+from run_table import read
 
+import iwes_mpi
+from iwes_mpi.files.untrusted import Untrusted, read_bytes
+from iwes_mpi.settings.printable import one_line
+
+ROOT = Path(__file__).resolve().parent.parent
 QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
 ENDED = {
     "COMPLETED",
@@ -96,8 +100,8 @@ def ask_slurm(job_ids: list[str]) -> Queue:
 def events(run_dir: Path) -> list[list[str]]:
     """The lines of slurm.log: time, job id, event, what."""
     try:
-        lines = (run_dir / "slurm.log").read_text("utf-8", "replace").splitlines()
-    except OSError:
+        lines = read_bytes(run_dir / "slurm.log", 1 << 24).decode("utf-8", "replace").splitlines()
+    except (OSError, Untrusted):  # not there, or nothing that the batch script has written
         return []
     return [fields for line in lines if len(fields := line.split("\t")) == 4]
 
@@ -145,7 +149,8 @@ def inspect(run_dir: Path, element: tuple[str, str] | None, queue: Queue, stall:
         state = "waiting"
     else:
         state, note = "stalled", f"{note}, no job is on it".strip(", ")
-    return Row(state, iterations, env_steps, eval_median, age, str(run_dir), note)
+    shown = str(run_dir.relative_to(ROOT)) if run_dir.is_relative_to(ROOT) else str(run_dir)
+    return Row(state, iterations, env_steps, eval_median, age, shown, note)
 
 
 def duration(seconds: float) -> str:
@@ -157,7 +162,7 @@ def duration(seconds: float) -> str:
 
 
 def report(rows: list[Row]) -> str:
-    """The printed table with a line of totals."""
+    """The printed table with a line of totals. What comes from files is made fit for a terminal."""
     table = [("state", "iterations", "env steps", "eval median", "last row", "run", "")]
     for row in rows:
         table.append(
@@ -167,8 +172,8 @@ def report(rows: list[Row]) -> str:
                 "-" if row.env_steps is None else f"{row.env_steps:,}",
                 "-" if row.eval_median is None else f"{row.eval_median:.2f}",
                 "-" if row.age is None else f"{duration(max(row.age, 0))} ago",
-                row.run_dir,
-                row.note,
+                one_line(row.run_dir),
+                one_line(row.note),
             )
         )
     widths = [max(len(line[i]) for line in table) for i in range(6)]
@@ -207,11 +212,12 @@ def main() -> None:
         if not path.is_file():
             found.append((path, None))
             continue
-        with path.open(newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file, delimiter="\t")
-            if "run_dir" not in (table.fieldnames or []):
-                parser.error(f"{path} has no column run_dir")
-            found += [(Path(row["run_dir"]), (path.stem, str(n))) for n, row in enumerate(table, start=1)]
+        try:
+            table = read(path)
+        except ValueError as error:
+            parser.error(str(error))
+        # As run_table.py and the batch scripts have it: relative to the repository.
+        found += [(ROOT / row["run_dir"], (path.stem, str(n))) for n, row in enumerate(table, start=1)]
 
     queue = ask_slurm([history[-1][1] for run_dir, _ in found if (history := events(run_dir))])
     print(report([inspect(run_dir, element, queue, 60 * arguments.stall_minutes) for run_dir, element in found]))

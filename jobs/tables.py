@@ -1,7 +1,13 @@
 """Print a table of runs: python jobs/tables.py paper > jobs/paper.tsv (or another name).
 
-One row per run; row n is element n of the job array of jobs/paper.sbatch. Columns other than figure and run_dir are
+One row per run; row n is element n of a job array by jobs/table.sbatch. Columns other than figure and run_dir are
 settings, as flags of iwes_mpi.train.
+
+    python jobs/tables.py grid runs/sweep config=jobs/scaled/linear.toml iw_updates=0,2,4 seed=1-3 > sweep.tsv
+
+prints a table of your own: a run for every combination of the settings' values, below the folder that is named first.
+1-3 is 1, 2 and 3; of a setting whose values have commas, give one value only. The last setting varies slowest: with the
+seed last, each part of the table has as many seeds of each setting.
 
 =================  ===========================================================================================
 paper              figures 1, 2 and 4 of Campos et al. (2018) at the paper's size
@@ -13,8 +19,10 @@ sample_efficiency  environment steps to a return, by ES and by IW-ES with the se
 =================  ===========================================================================================
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 
 Row = tuple[object, ...]
 SEEDS = range(1, 6)
@@ -80,13 +88,14 @@ def reference() -> Iterator[Row]:
 
 
 def sample_efficiency() -> Iterator[Row]:
-    """Ten seeds of each; the methods take turns, so that a part of the runs compares as many of each.
+    """Ten seeds of each task; the methods take turns, so that a part of the runs compares as many of each.
 
     The control ``repeat`` has the settings of IW-ES, but repeats the first gradient without weights.
     """
     tasks = ("halfcheetah", "swimmer", "inverted-double-pendulum", "hopper", "walker2d", "ant", "reacher", "pusher")
     for task in (*tasks, "humanoid"):
-        for seed in range(210, 220):
+        first = 100 if task == "halfcheetah" else 210  # none that a search or a hand has tried
+        for seed in range(first, first + 10):
             for method in ("es", "iwes", "repeat"):
                 run_dir = f"runs/sample_efficiency/{task}-{method}-seed{seed}"
                 yield task, run_dir, f"jobs/sample_efficiency/{task}-{method}.toml", seed
@@ -103,7 +112,58 @@ def lines(name: str) -> Iterator[str]:
         yield "\t".join(str(value) for value in row)
 
 
+def values(text: str) -> list[str]:
+    """The values of one setting of a grid: 1-3, or 0,2,4, or one as it is; JSON is never taken apart."""
+    if text[:1] in "{[":
+        return [text]
+    if span := re.fullmatch(r"(\d+)-(\d+)", text):
+        return [str(value) for value in range(int(span[1]), int(span[2]) + 1)]
+    return text.split(",")
+
+
+def grid(folder: str, settings: list[str]) -> Iterator[str]:
+    """The lines of a table with a run for every combination of some settings' values, given as name=values.
+
+    Raises
+    ------
+    ValueError
+        If a setting has no name or no value, or comes twice.
+    """
+    names, choices = [], []
+    for text in settings:
+        name, separator, given = text.partition("=")
+        name = name.lstrip("-").replace("-", "_")
+        if not separator or not name or not all(found := values(given)):
+            raise ValueError(f"{text!r} is not a setting with values, such as iw_updates=0,2")
+        if name in (*names, "run_dir", "figure"):
+            raise ValueError(f"{name} " + ("comes twice" if name in names else "is not a setting"))
+        names.append(name)
+        choices.append(found)
+    if not names:
+        raise ValueError("no setting is given")
+    varying = [name for name, found in zip(names, choices, strict=True) if len(found) > 1]
+    yield "\t".join(["run_dir", *names])
+    for combination in product(*reversed(choices)):
+        row = dict(zip(names, reversed(combination), strict=True))
+        called = "-".join(f"{name}{re.sub(r'[^A-Za-z0-9.+-]+', '_', row[name])}" for name in varying) or "run"
+        yield "\t".join([f"{folder}/{called}", *row.values()])
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table that a command line asks for; 2 if it is wrong."""
+    if arguments[:1] == ["grid"] and len(arguments) > 1:
+        try:
+            print("\n".join(grid(arguments[1].rstrip("/"), arguments[2:])))
+        except ValueError as error:
+            print(f"tables.py: error: {error}", file=sys.stderr)
+            return 2
+        return 0
+    if len(arguments) != 1 or arguments[0] not in TABLES:
+        print(f"usage: python jobs/tables.py {{{','.join(TABLES)}}}, or grid FOLDER SETTING=VALUES …", file=sys.stderr)
+        return 2
+    print("\n".join(lines(arguments[0])))
+    return 0
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in TABLES:
-        sys.exit(f"usage: python jobs/tables.py {{{','.join(TABLES)}}}")
-    print("\n".join(lines(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
 
 OBS_SIZE, ACTION_SIZE = 3, 2
 
@@ -110,6 +110,37 @@ class Faulty(Drift):
         return obs, reward, terminated, truncated, info
 
 
+class Nested(Drift):
+    """Drift whose observations are a dictionary of vectors, one of them within another."""
+
+    observation_space = Dict({
+        "place": Box(-np.inf, np.inf, (1,), np.float64),
+        "others": Dict({"rest": Box(-np.inf, np.inf, (OBS_SIZE - 1,), np.float64)}),
+    })  # fmt: skip
+
+    def _nested(self, obs: Any) -> Any:
+        return {"others": {"rest": obs[1:]}, "place": obs[:1]}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        obs, info = super().reset(seed=seed, options=options)
+        return self._nested(obs), info
+
+    def step(self, action: Any) -> Any:
+        obs, *rest = super().step(action)
+        return self._nested(obs), *rest
+
+
+def flat(**options: Any) -> gymnasium.Env[Any, Any]:
+    """Nested, as a policy can observe it: as docs/environments.md says."""
+    return gymnasium.wrappers.FlattenObservation(gymnasium.make("Nested-v0", **options))
+
+
+class Picture(Drift):
+    """Drift whose observations are declared to be a picture."""
+
+    observation_space = Box(0, 255, (4, 4, 3), np.uint8)
+
+
 def _register(name: str, kind: type, **options: Any) -> None:
     gymnasium.register(name, entry_point=kind, **({"max_episode_steps": 100} | options))
 
@@ -118,3 +149,6 @@ _register("Drift-v0", Drift)
 _register("Choice-v0", Choice)
 _register("Faulty-v0", Faulty)
 _register("Endless-v0", Drift, max_episode_steps=None)
+_register("Nested-v0", Nested)
+_register("Flat-v0", flat)
+_register("Picture-v0", Picture)

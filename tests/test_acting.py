@@ -1,8 +1,10 @@
 """A policy outside of rollouts acts as in them, bit for bit, from a file too; what is exported acts the same."""
 
+import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import gymnasium
@@ -204,6 +206,27 @@ def test_a_file_that_is_cut_or_absent_is_refused_in_a_line(tmp_path):
         iwes_mpi.load_policy(tmp_path / "none.npz")
 
 
+def test_a_policy_file_from_others_is_read_safely(tmp_path):
+    """No pipe is waited for, no more memory taken than the file's size, nothing printed that a terminal obeys."""
+    os.mkfifo(tmp_path / "pipe.npz")
+    made().save(tmp_path / "named.npz")
+    damaged(tmp_path / "named.npz", about=np.array("\x1b[2J"), format=np.array("\x1b]0;owned\x07"))
+    np.savez_compressed(tmp_path / "bomb.npz", format=np.array("iwes-mpi-policy/1"), theta=np.zeros(10**6, np.float32))
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (2**60,)}
+        with file.open("theta.npy", "w") as member:
+            np.lib.format.write_array_header_1_0(member, header)
+    made().save(tmp_path / "wide.npz")
+    damaged(tmp_path / "wide.npz", sizes=np.array([2**32, 2**32]), theta=np.zeros(0, np.float32))
+    for name in ("pipe", "named", "bomb", "huge", "wide"):
+        with pytest.raises(PolicyError) as caught:
+            iwes_mpi.load_policy(tmp_path / f"{name}.npz")
+        assert str(caught.value).isprintable()
+    made().save(tmp_path / "named.npz")
+    damaged(tmp_path / "named.npz", about=np.array("\x1b[2J"))
+    assert repr(iwes_mpi.load_policy(tmp_path / "named.npz")).isprintable()
+
+
 # -- runs and exports ----------------------------------------------------------------------------------------
 
 
@@ -231,6 +254,23 @@ def test_the_policy_of_a_run_and_of_a_kept_checkpoint(run_dir):
     assert (same.theta == first.theta).all()
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint of iteration 7, but those of 0, 10"):
         run.policy(checkpoint=7)
+
+
+def test_a_module_that_a_file_names_is_imported_only_if_told_to(tmp_path, capsys, monkeypatch):
+    """By export and by `Run.policy`, which make the environment; then it is."""
+    config = Config(env_id="newcomer:CartPole-v1", hidden_sizes=(4,))
+    state = initial_state(3, network.layout(4, (4,), 2), "adam")
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(state, config, {}, {"iterations": {}, "updates": {}}))
+    (tmp_path / "newcomer.py").write_text("print('here')")
+    monkeypatch.syspath_prepend(tmp_path)
+    argv = [str(tmp_path), "-o", str(tmp_path / "policy.npz")]
+    for refused in (lambda: program.main(argv), lambda: iwes_mpi.Run(tmp_path).policy()):
+        with pytest.raises(WrongInput, match=r"^trust: is needed: .* module newcomer would be imported"):
+            refused()
+    assert capsys.readouterr().out == ""
+    assert program.main([*argv, "--trust"]) == 0
+    assert capsys.readouterr().out.startswith("here\n")
+    assert iwes_mpi.Run(tmp_path).policy(trust=True).discrete
 
 
 def test_export_writes_a_file_that_acts_the_same(run_dir, tmp_path, capsys):

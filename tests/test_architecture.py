@@ -24,7 +24,16 @@ ROOMS = [
     "shown",
     "running",
 ]  # then the programs
-PROGRAMS = ["train", "evaluate", "plot", "watch", "export"]  # then their console scripts
+PROGRAMS = [
+    "train",
+    "evaluate",
+    "plot",
+    "compare",
+    "watch",
+    "export",
+    "supervise",
+    "__main__",
+]  # then their console scripts
 OUTSIDE = ["benchmarks", "jobs", "analysis", "tests"]  # a later one may import from an earlier one
 
 

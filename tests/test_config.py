@@ -8,6 +8,7 @@ import re
 import tomllib
 import types
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,6 +199,14 @@ def test_there_are_presets():
     )
 
 
+@pytest.mark.parametrize("name", ["halfcheetah", "hopper", "inverted-double-pendulum", "swimmer"])
+def test_presets_of_tasks_are_what_the_study_ran(name):
+    """Their comments quote its figures."""
+    studied = tomllib.loads((Path(__file__).parent.parent / f"jobs/sample_efficiency/{name}-iwes.toml").read_text())
+    limits = {field: None for field in FIELDS if FIELDS[field].metadata["group"] == "limits"}
+    assert Config(**(load_preset(name) | limits)) == Config(**(studied | limits))
+
+
 # -- what may change on resume -------------------------------------------------------------------------------
 
 
@@ -251,10 +260,10 @@ def test_help_lists_every_setting_with_its_default(capsys):
 
 
 def test_every_flag_is_a_setting():
-    """The parser knows no flag that Config does not, but for the three that say where settings come from."""
+    """The parser knows no flag that Config does not, but for where settings come from, and what to do instead."""
     flags = {option for action in build_parser()._actions for option in action.option_strings}
     known = {flag(name) for name in FIELDS} | {"--no-" + flag(n)[2:] for n in FIELDS if HINTS[n] is bool}
-    assert flags - known == {"-h", "--help", "--preset", "--config", "--resume"}
+    assert flags - known == {"-h", "--help", "--version", "--preset", "--config", "--resume", "--dry-run"}
 
 
 # -- wrong input ---------------------------------------------------------------------------------------------

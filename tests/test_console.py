@@ -1,7 +1,14 @@
-"""What the bar says about pace and time left, on a clock of our own."""
+"""What the bar says about pace and time left, on a clock of our own; and whether a person is watching."""
 
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import launch
 import pytest
 from synthetic import rows
 
@@ -16,9 +23,9 @@ def now(monkeypatch):
     return clock
 
 
-def bar_and_step(now, capsys, state, **limits):
+def bar_and_step(now, capsys, state, width=200, **limits):
     """A bar for a run at `state`, and a function that ends an iteration and returns what is shown then."""
-    bar = console.Bar(Config(**limits), state, width=200)
+    bar = console.Bar(Config(**limits), state, width=width)
 
     def step(seconds):
         now.s += seconds
@@ -53,3 +60,112 @@ def test_time_left_to_a_wall_time(now, capsys):
     step(30.0)
     assert "0:09:28 left" in step(2.0)
     bar.close()
+
+
+def plain(text):
+    """What a terminal shows of the last line drawn."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n").strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("width", [200, 120, 80, 60])
+def test_a_narrow_terminal_shows_fewer_figures_but_whole_ones(now, capsys, width):
+    state = SimpleNamespace(iteration=1000, env_steps=10**9)
+    bar, step = bar_and_step(now, capsys, state, width=width, iterations=2000, max_env_steps=10**10)
+    step(30.0)
+    shown = plain(step(2.0))
+    bar.close()
+    assert len(shown) <= width
+    assert "eval median 3.0" in shown
+    assert "…" not in shown
+    assert len(re.findall("[━╸╺]", shown)) >= 8, "a bar"
+    by_rank = [name in shown for name in ("M steps", "left", "ESS", "k/s")]
+    assert by_rank == sorted(by_rank, reverse=True)
+    assert sum(by_rank) == {200: 4, 120: 4, 80: 2, 60: 0}[width]
+
+
+def test_figures_give_way_by_rank():
+    figures = [(2, "bb"), (1, "aa"), (4, "dd"), (3, ""), (5, "ee")]
+    assert console.fit(figures, 14) == "bb  aa  dd  ee"
+    assert console.fit(figures, 13) == "bb  aa  dd"
+    assert console.fit(figures, 9) == "bb  aa"
+    assert console.fit(figures, 1) == "aa"
+
+
+def test_compiling_is_said_while_compiling_only(now, capsys):
+    state = SimpleNamespace(iteration=0, env_steps=0)
+    bar, step = bar_and_step(now, capsys, state, iterations=9)
+    bar.note("Starting")
+    assert "compiling" in plain(capsys.readouterr().out)
+    now.s += 20.0
+    bar.episodes(0, 40)
+    assert plain(capsys.readouterr().out).endswith("episode 0 of 40")
+    now.s += 0.5
+    bar.episodes(7, 40)
+    assert capsys.readouterr().out == "", "not more than once a second"
+    now.s += 0.6
+    bar.episodes(9, 40)
+    assert plain(capsys.readouterr().out).endswith("episode 9 of 40")
+    assert "episode" not in plain(step(3.0))
+    now.s += 5.0
+    bar.episodes(3, 40)
+    shown = plain(capsys.readouterr().out)
+    assert "episode 3 of 40" in shown
+    assert "eval median 3.0" in shown, "the last iteration's figures stay"
+    bar.close()
+
+
+@pytest.mark.parametrize(("k", "said"), [(0, False), (2, True)])
+def test_no_ess_without_weighted_updates(now, capsys, k, said):
+    state = SimpleNamespace(iteration=0, env_steps=0)
+    config = Config(iw_updates=k)
+    for display in (console.Bar(config, state, 200), console.Lines(config, state)):
+        display.update(rows(config, 1))
+        display.close()
+        assert ("ESS" in capsys.readouterr().out) == said
+
+
+WIDTH = (
+    "import sys; from iwes_mpi.shown.console import terminal_width; open(sys.argv[1], 'w').write(str(terminal_width()))"
+)
+WITHIN = "import os, pty, sys; os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:], lambda fd: os.read(fd, 1024)))"
+
+
+@pytest.mark.parametrize("ranks_get", ["a pipe", "a terminal"])
+@pytest.mark.parametrize("launcher_has", ["a file", "a terminal"])
+def test_the_launchers_own_output_tells_whether_a_person_is_watching(tmp_path, ranks_get, launcher_has):
+    """As under MPICH, which passes its ranks' output through pipes, and Open MPI, which gives rank 0 a terminal."""
+    told = tmp_path / "told"
+    rank = f"'{sys.executable}' -c \"{WIDTH}\" '{told}'"
+    if ranks_get == "a terminal":
+        rank = f"'{sys.executable}' -c '{WITHIN}' {rank}"
+    launcher = tmp_path / "mpirun"
+    launcher.write_text(f"#!/bin/sh\n{rank} | cat\n" if ranks_get == "a pipe" else f"#!/bin/sh\n{rank}\ntrue\n")
+    launcher.chmod(0o755)
+    command = [str(launcher)]
+    if launcher_has == "a terminal":
+        ours, theirs = pty.openpty()
+        subprocess.run(["stty", "-F", os.ttyname(theirs), "cols", "91"], check=True)
+        subprocess.run(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=launch.environment(), timeout=60, check=True
+        )
+        os.close(ours)
+        os.close(theirs)
+        assert told.read_text() == "91"
+    else:
+        with (tmp_path / "out").open("w") as out:
+            subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=out, env=launch.environment(), timeout=60, check=True
+            )
+        assert told.read_text() == "None"
+
+
+def test_without_a_launcher_the_own_output_tells(tmp_path):
+    told = tmp_path / "told"
+    command = [sys.executable, "-c", WIDTH, str(told)]
+    for extra, expected in (({}, "77"), ({"OMPI_COMM_WORLD_SIZE": "2"}, "None")):
+        ours, theirs = pty.openpty()
+        subprocess.run(["stty", "-F", os.ttyname(theirs), "cols", "77"], check=True)
+        subprocess.run(command, stdout=theirs, env=launch.environment(**extra), timeout=60, check=True)
+        os.close(ours)
+        os.close(theirs)
+        assert Path(told).read_text() == expected, extra

@@ -1,11 +1,13 @@
 """Scores of a policy, the same on any number of ranks, and films that show the very episode that was scored."""
 
+import dataclasses
 import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import launch
 import numpy as np
 import pytest
@@ -34,8 +36,9 @@ def make_checkpoint(run_dir: Path, **settings) -> Path:
 
 
 def answer(world, capsys, *arguments) -> tuple[int, str, str]:
-    """Exit code, output and errors of ``iwes_mpi.evaluate`` in this process."""
-    code = run_body("iwes_mpi.evaluate", evaluate.build_parser, evaluate.evaluate, world, [str(a) for a in arguments])
+    """Exit code, output and errors of ``iwes_mpi.evaluate`` in this process, which trusts the tests' modules."""
+    argv = ["--trust", *map(str, arguments)]
+    code = run_body("iwes_mpi.evaluate", evaluate.build_parser, evaluate.evaluate, world, argv)
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -59,6 +62,26 @@ def frames_of(path: Path, height: int = 32, width: int = 48) -> list[np.ndarray]
     return list(np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3))
 
 
+def test_a_module_that_a_file_names_is_imported_only_if_told_to(world, tmp_path, capsys, monkeypatch):
+    """Not even found; an environment that Gymnasium knows needs no such word."""
+    run_dir = make_checkpoint(tmp_path / "run", env_id="environments:Drift-v0")
+    saved = checkpoint.load_newest(run_dir)
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    checkpoint.save(run_dir, saved._replace(config=dataclasses.replace(saved.config, env_id="stranger:Nowhere-v0")))
+    for options, named, part in (([], "--trust", "module stranger would be imported"), (["--trust"], "--env-id", "")):
+        assert not (tmp_path / "owned").exists()
+        argv = [str(run_dir), *options]
+        code = run_body("iwes_mpi.evaluate", evaluate.build_parser, evaluate.evaluate, world, argv)
+        out, err = capsys.readouterr()
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert err.startswith(f"iwes_mpi.evaluate: error: {named}: " if part else "iwes_mpi.evaluate: error: ")
+        assert part in err
+    assert (tmp_path / "owned").exists()
+    known = make_checkpoint(tmp_path / "known", env_id="CartPole-v1")
+    assert run_body("x", evaluate.build_parser, evaluate.evaluate, world, [str(known), "--episodes", "1"]) == 0
+
+
 # -- scores --------------------------------------------------------------------------------------------------
 
 
@@ -67,7 +90,7 @@ def test_scores_do_not_depend_on_the_number_of_ranks(tmp_path):
     run_dir = make_checkpoint(tmp_path / "run", env_id="environments:Drift-v0")
     tables = []
     for ranks in (1, 3):
-        outcome = launch.run(ranks, "-m", "iwes_mpi.evaluate", str(run_dir), "--episodes", "7", timeout=60)
+        outcome = launch.run(ranks, "-m", "iwes_mpi.evaluate", str(run_dir), "--trust", "--episodes", "7", timeout=60)
         assert outcome.code == 0, outcome.err
         tables.append(outcome.out)
     assert tables[0] == tables[1]
@@ -195,7 +218,7 @@ def broken_ffmpeg(tmp_path: Path, end: str) -> str:
 @pytest.mark.mpi
 def test_the_scores_outlive_a_film_that_fails(pictured, tmp_path):
     """Also while the other ranks wait: a table, one line, and the exit code that says so."""
-    arguments = ("-m", "iwes_mpi.evaluate", str(pictured), "--episodes", "3")
+    arguments = ("-m", "iwes_mpi.evaluate", str(pictured), "--trust", "--episodes", "3")
     scored = launch.run(2, *arguments, timeout=60)
     program = broken_ffmpeg(tmp_path, 'echo "[mp4 @ 0x1] [x] No room" >&2; echo "and more" >&2; exit 1')
     path = tmp_path / "film.mp4"
@@ -259,6 +282,40 @@ def test_the_camera_follows_a_robot_that_runs_away(monkeypatch):
     env.close()
     assert sizes[0] > 2000
     assert 0.7 < sizes[1] / sizes[0] < 1.4
+
+
+def test_the_floor_goes_on_and_no_number_changes():
+    """A plane is drawn up to its size; what collides with it knows no edge. Its tiles stay as large."""
+    ends, tiles = [], []
+    for extended in (False, True):
+        env = gymnasium.make("HalfCheetah-v5").unwrapped
+        if extended:
+            film._extend_floor(env)
+        (plane,) = np.flatnonzero(env.model.geom_type == 0)
+        size = env.model.geom_size[plane, :2]
+        assert (size.min() >= 2000) == extended
+        tiles.append(size / env.model.mat_texrepeat[env.model.geom_matid[plane]])
+        env.reset(seed=1)
+        rng = np.random.default_rng(2)
+        ends.append([env.step(rng.uniform(-1, 1, 6).astype(np.float32))[0] for _ in range(100)])
+        env.close()
+    np.testing.assert_array_equal(*ends)
+    np.testing.assert_allclose(*tiles, rtol=1e-6)
+
+
+def test_a_terminal_shows_how_far_a_film_is(capsys, monkeypatch):
+    evaluate._progress(25.0, 100)(50)
+    assert capsys.readouterr().err == "", "a file of errors is no place for it"
+    now = [0.0]
+    monkeypatch.setattr(evaluate.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    tell = evaluate._progress(25.0, 100)
+    for frames in range(1, 51):
+        now[0] += 0.05
+        tell(frames)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "filming an episode of 100 steps …"
+    assert [line for line in lines[1:] if line] == ["0.8 s of film", "1.6 s of film"]
 
 
 def test_what_cannot_be_filmed_is_refused_in_one_line_before_work(world, pictured, tmp_path, capsys):

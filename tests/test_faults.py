@@ -224,17 +224,19 @@ def test_a_signal_to_one_rank_stops_all_in_the_middle_of_a_population(
     assert_same_bits(run_dir, slow_reference)
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.7])
-def test_a_signal_while_the_run_gets_ready_stops_it_too(delay: float, slow_reference: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("delay", "number"), [(0.0, signal.SIGUSR1), (0.7, signal.SIGHUP)], ids=["USR1", "HUP"])
+def test_a_signal_while_the_run_gets_ready_stops_it_too(
+    delay: float, number: int, slow_reference: Path, tmp_path: Path
+) -> None:
     """From the moment on that a rank's Python has read the first lines of the program."""
     settings = [*slowly(tmp_path / "begun"), "--resume", "auto", "--run-dir", str(tmp_path / "run")]
     with launch.started(3, "-m", "iwes_mpi.train", *settings) as process:
         deadline = time.monotonic() + 60
-        while len(ranks := [rank for rank in launch.ranks_of(process.pid) if catches(rank, signal.SIGUSR1)]) < 3:
+        while len(ranks := [rank for rank in launch.ranks_of(process.pid) if catches(rank, number)]) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(delay)
-        os.kill(sorted(ranks)[1], signal.SIGUSR1)
+        os.kill(sorted(ranks)[1], number)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     assert out.count("Stopped") == 1
@@ -286,6 +288,12 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
 # -- the run directory -----------------------------------------------------------------------------------------
 
 
+def segments_of(process: int) -> set[Path]:
+    """The files of MPICH's in shared memory that a process has mapped."""
+    lines = Path(f"/proc/{process}/maps").read_text().splitlines()
+    return {Path(line.split()[5]) for line in lines if "/dev/shm/mpich_shm_" in line and not line.endswith("(deleted)")}
+
+
 def test_two_jobs_on_one_directory(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     endless = [*slowly(tmp_path / "begun"), "--iterations", "none", "--run-dir", str(run_dir)]
@@ -294,10 +302,17 @@ def test_two_jobs_on_one_directory(tmp_path: Path) -> None:
         second = launch.train(2, "--resume", "--run-dir", str(run_dir))
         assert second.code == 2
         assert f"--run-dir: {run_dir} is in use by process" in second.err
-        launch.send(launch.ranks_of(first.pid), signal.SIGKILL)
+        ranks = launch.ranks_of(first.pid)
+        left = {path for rank in ranks for path in segments_of(rank)}
+        launch.send(ranks, signal.SIGKILL)
         first.wait(timeout=30)
+        for path in left:  # as if a minute had gone by
+            if path.exists():
+                os.utime(path, (time.time() - 60, time.time() - 60))
         third = launch.train(2, "--resume", "--run-dir", str(run_dir), "--iterations", "0")
         assert third.code == 0, third.err  # the dead job's lock is gone
+        assert launch.is_open_mpi() or left, "MPICH has its files in shared memory"
+        assert not [path for path in left if path.exists()], "and what it left of them is gone too"
 
 
 def test_a_damaged_checkpoint_is_named_and_the_previous_one_used(tmp_path: Path) -> None:

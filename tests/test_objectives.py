@@ -14,6 +14,7 @@ import pytest
 
 import iwes_mpi
 from iwes_mpi.files.reader import LogError
+from iwes_mpi.method import room
 
 PAGE = (launch.ROOT / "docs" / "objectives.md").read_text("utf-8")
 EXAMPLES = {name: text for text, name in re.findall(r"```python\n(# (\w+)\.py\n.*?)```", PAGE, flags=re.DOTALL)}
@@ -197,9 +198,13 @@ def test_nan_counts_as_the_worst_and_theta_may_be_kept_and_changed():
 
 
 def test_the_signal_handler_from_before_is_given_back():
-    before = signal.getsignal(signal.SIGINT)
-    iwes_mpi.maximize(rugged, [0.0, 1.0], iterations=1, display="none", **SMALL)
-    assert signal.getsignal(signal.SIGINT) is before
+    before, mask = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        iwes_mpi.maximize(rugged, [0.0, 1.0], iterations=1, display="none", **SMALL)
+        assert signal.getsignal(signal.SIGINT) is before
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask | {signal.SIGUSR1}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def test_a_stop_is_told(tmp_path):
@@ -241,6 +246,13 @@ def test_wrong_arguments_are_refused(arguments, message):
         with pytest.raises(iwes_mpi.WrongInput, match=f"^{message}") as caught:
             refuses(**arguments)
         assert "\n" not in str(caught.value)
+
+
+def test_a_population_that_cannot_fit_into_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(room, "free_memory", lambda: 9 * 128)
+    for refuses in (lambda **given: iwes_mpi.maximize(rugged, **given), only_updates):
+        with pytest.raises(iwes_mpi.WrongInput, match=r"^n_pairs: 10 need .* at most 9 fit$"):
+            refuses(theta0=[0.0], iterations=0, n_pairs=10, noise_table_size=1000)
 
 
 def only_updates(*, iterations, **arguments):

@@ -16,6 +16,7 @@ from iwes_mpi.method.phases import Phase
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 from iwes_mpi.shown import figures
+from iwes_mpi.shown.chosen import read_runs
 
 
 def runs_of(folder, iterations=20, **variants):
@@ -308,7 +309,7 @@ def test_a_run_given_twice_is_one_run(tmp_path, capsys, monkeypatch):
     make_run(tmp_path / "other", 3, seed=2)
     (tmp_path / "link").symlink_to("run")
     monkeypatch.chdir(tmp_path)
-    runs = plot.read_runs(["run", "run/", str(tmp_path / "run"), "link", "other"])
+    runs = read_runs(["run", "run/", str(tmp_path / "run"), "link", "other"], "plot")
     assert [run.config.seed for run in runs] == [Config().seed, 2]
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 3
@@ -322,13 +323,13 @@ def test_a_sweep_that_is_going_on_is_drawn_without_what_cannot_be_read(tmp_path,
     (tmp_path / "not started").mkdir()
     (tmp_path / "notes.txt").write_text("a file among the runs")
     paths = sorted(map(str, tmp_path.iterdir()))
-    assert len(plot.read_runs(paths)) == 1
+    assert len(read_runs(paths, "plot")) == 1
     notes = capsys.readouterr().err.splitlines()
     for note, name in zip(notes, ("damaged", "no rows", "not started", "notes.txt"), strict=True):
         assert note.startswith("iwes_mpi.plot: left out: ")
         assert name in note
     with pytest.raises(WrongInput, match=r"nothing to plot: .*damaged.* \(and 1 more\)$"):
-        plot.read_runs([str(tmp_path / "damaged"), str(tmp_path / "no rows")])
+        read_runs([str(tmp_path / "damaged"), str(tmp_path / "no rows")], "plot")
     assert capsys.readouterr().err == "", "the error says it all"
 
 

@@ -2,13 +2,16 @@
 
 import json
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -255,7 +258,7 @@ def test_scancel_then_resubmission_resumes_to_the_same_bits(slurm: Slurm, expect
 def test_an_array_with_one_failing_element(slurm: Slurm, expected: np.ndarray) -> None:
     rows = ["figure\trun_dir\tpreset\tiw_updates\tlearning_rate\tseed\titerations"]
     rates = ("0.01", "-1", "0.01")
-    rows += [f"0\truns/array/{i}\tpaper-ant\t1\t{rate}\t0\t20" for i, rate in enumerate(rates, start=1)]
+    rows += [f"0\t{slurm.folder}/runs/array/{i}\tpaper-ant\t1\t{rate}\t0\t20" for i, rate in enumerate(rates, start=1)]
     table = slurm.folder / "paper.tsv"
     table.write_text("\n".join(rows) + "\n")
     show = (sys.executable, ROOT / "jobs/status.py", table)
@@ -321,9 +324,10 @@ def test_a_failing_rank_ends_all_under_plain_srun(slurm: Slurm, fault: str, tmp_
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failing_rank_fails_the_job(slurm: Slurm, fault: str, tmp_path: Path) -> None:
     since = tmp_path / "since"
-    job = slurm.submit("--ntasks-per-node=2", TRAIN, *faulty(fault, since))
+    job = slurm.submit("--ntasks-per-node=2", TRAIN, *faulty(fault, since), MAX_STALLS="0")
     wait_for(since.exists, 90, "the fault")
-    wait_for(lambda: "exit" in job.events()[-1], TOLD, "the end of the ranks")
+    # The script then looks which nodes are left and how far the run is.
+    wait_for(lambda: "exit" in job.events()[-1], 2 * TOLD, "the end of the ranks")
     job.wait("COMPLETED", "FAILED")
     assert (job.field("JobState"), job.field("Restarts")) == ("FAILED", "0")
     assert job.output().count(FAULTS[fault]) == 1, job.output()
@@ -346,6 +350,30 @@ def test_requeues_without_progress_end(slurm: Slurm) -> None:
     assert "no further iteration than 0 after 1 requeues" in job.output()
 
 
+def test_a_killed_rank_is_started_again_at_once(slurm: Slurm, expected: np.ndarray) -> None:
+    job = slurm.submit(TRAIN, *FLAGS, "--iterations", "40", pause=SLOW)
+    wait_for(lambda: job.iterations() >= 3, 120, "three iterations")
+    os.kill(rank_of(job, "1"), signal.SIGKILL)
+    wait_for(lambda: "again" in job.events()[-1], 60, "the restart")
+    assert "a rank was killed or crashed" in job.events()[-1]
+    job.pause(0)
+    job.wait("COMPLETED", "FAILED")
+    assert job.field("Restarts") == "0"
+    np.testing.assert_array_equal(digests(job.run_dir), expected[:40])
+
+
+def rank_of(job: Job, number: str) -> int:
+    """The process of a rank of a job."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            variables = (process / "environ").read_bytes().split(b"\0")
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            wanted = {f"SLURM_JOB_ID={job.id}".encode(), f"SLURM_PROCID={number}".encode()}
+            if wanted <= set(variables) and b"iwes_mpi.train" in words and b"srun" not in words[0]:
+                return int(process.name)
+    raise AssertionError(f"job {job.id} has no rank {number}")
+
+
 @pytest.mark.timeout(400)
 def test_three_time_limits_change_no_bit(slurm: Slurm, expected: np.ndarray, limited: Job) -> None:
     wait_for(lambda: int(limited.field("Restarts")) >= 3, 240, "three time limits")
@@ -361,11 +389,40 @@ def test_three_time_limits_change_no_bit(slurm: Slurm, expected: np.ndarray, lim
     assert not (limited.run_dir / "stalls").exists()
 
 
-# After the runs in the background: it takes a node away from all of them.
-@pytest.mark.parametrize("node", [2, 1])
-def test_a_lost_node_costs_no_bit(slurm: Slurm, expected: np.ndarray, node: int, limited: Job) -> None:
-    # Node 1 runs the batch shell: there, Slurm itself has to notice and requeue. Node 2 takes only tasks with it.
-    job = slurm.submit(TRAIN, *FLAGS, "--iterations", "40", pause=SLOW)
+# After the runs in the background: they take a node away from all of them.
+@pytest.mark.timeout(3600)
+def test_a_lost_node_is_done_without(slurm: Slurm, expected: np.ndarray, limited: Job) -> None:
+    """Twice, or IWES_NODE_KILLS times: a run goes on without the node that its second rank was on, and not requeued."""
+    rng, lost = random.Random(5), []
+    for _ in range(int(os.environ.get("IWES_NODE_KILLS", "2"))):
+        job = slurm.submit(TRAIN, *FLAGS, "--iterations", "40", pause=SLOW)
+        wait_for(lambda job=job: job.iterations() >= 1, 120, "an iteration")
+        time.sleep(rng.uniform(0, 5))
+        begin = time.monotonic()
+        subprocess.run([CLUSTER, "kill-node", slurm.cluster, "2"], check=True, timeout=30)
+        wait_for(lambda job=job: "again" in job.events()[-1], 120, "the restart")
+        assert job.events()[-1].endswith("a node was lost: node2; on node1")
+        wait_for(lambda job=job: ranks_now(job) == 1, 120, "an iteration on the node that is left")
+        lost.append(time.monotonic() - begin)
+        job.pause(0)
+        job.wait("COMPLETED", "FAILED")
+        assert (job.field("JobState"), job.field("Restarts")) == ("COMPLETED", "0")
+        np.testing.assert_array_equal(digests(job.run_dir), expected[:40])
+        subprocess.run([CLUSTER, "start-node", slurm.cluster, "2"], check=True, timeout=30)
+        wait_for(lambda: "idle" in slurm.call("sinfo", "-h", "-n", "node2", "-o", "%T"), 60, "the node")
+    print(f"seconds from the kill of a node to the next iteration: {sorted(round(value, 1) for value in lost)}")
+
+
+def ranks_now(job: Job) -> int:
+    """Ranks that made the newest iteration."""
+    return int(iwes_mpi.open_run(job.run_dir).iterations["ranks"].iloc[-1])
+
+
+@pytest.mark.parametrize("minimum", [1, 2])
+def test_a_lost_node_costs_no_bit(slurm: Slurm, expected: np.ndarray, minimum: int, limited: Job) -> None:
+    """Requeued: by Slurm if it had the batch shell, or by the script if fewer nodes than wanted are left."""
+    node = minimum
+    job = slurm.submit(TRAIN, *FLAGS, "--iterations", "40", pause=SLOW, MIN_NODES=str(minimum))
     wait_for(lambda: job.iterations() >= 3, 120, "three iterations")
     subprocess.run([CLUSTER, "kill-node", slurm.cluster, str(node)], check=True, timeout=30)
     wait_for(lambda: job.field("Restarts") == "1", 120, "the requeue")

@@ -80,7 +80,7 @@ def display(run_dir: Path):
     """The displays of a run that shows nothing but TensorBoard's scalars."""
     run_dir.mkdir(exist_ok=True)
     config = Config(tensorboard=True, display="none", run_dir=str(run_dir))
-    return open_display(config, State(0, np.zeros(1), None, None))
+    return open_display(config, State(0, np.zeros(1), None, None), run_dir)
 
 
 def test_what_is_not_a_number_is_left_out(tmp_path):

@@ -122,6 +122,6 @@ def test_a_run_with_a_trail_is_the_same_run(tmp_path):
     assert (min(kept), max(kept)) == (0, 6)
     newest = open_run(tmp_path / "kept").theta
     assert checkpoint.load(kept[6]).state.theta.tobytes() == newest.tobytes()
-    scored = launch.run(1, "-m", "iwes_mpi.evaluate", str(kept[0]), "--episodes", "2", timeout=60)
+    scored = launch.run(1, "-m", "iwes_mpi.evaluate", str(kept[0]), "--trust", "--episodes", "2", timeout=60)
     assert scored.code == 0, scored.err
     assert "after 0 iterations" in scored.out

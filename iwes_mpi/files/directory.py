@@ -22,7 +22,8 @@ class Plan(NamedTuple):
     """What rank 0 found out before any work: where the run lives, its settings, and where it goes on."""
 
     config: Config
-    run_dir: Path
+    run_dir: Path  # as it was named
+    place: Path  # where it is, also once an environment has gone to another directory
     resumed: bool
     checkpoint: Checkpoint | None  # of a run being resumed
     notices: list[str]
@@ -53,7 +54,15 @@ def make_plan(request: Request) -> Plan:
     """
     config = request.config()
     run_dir = Path(config.run_dir or _default_run_dir(config))
-    seen = identity(run_dir)
+    try:
+        return _plan(request, config, run_dir)
+    except OSError as error:  # a name that is too long, say
+        raise WrongInput("run_dir", f"{run_dir}: {error.strerror}") from None
+
+
+def _plan(request: Request, config: Config, run_dir: Path) -> Plan:
+    """See `make_plan`."""
+    seen, place = identity(run_dir), Path(os.path.abspath(run_dir))
     if not (run_dir / record.CONFIG).exists():
         if run_dir.exists() and not run_dir.is_dir():
             raise WrongInput("run_dir", f"{run_dir} is not a directory")
@@ -63,7 +72,7 @@ def make_plan(request: Request) -> Plan:
             if (run_dir / name).exists():
                 raise WrongInput("run_dir", f"{run_dir} holds a {name} but no {record.CONFIG}: not a whole run")
         check_together(config)
-        return Plan(dataclasses.replace(config, run_dir=str(run_dir)), run_dir, False, None, [], seen)
+        return Plan(dataclasses.replace(config, run_dir=str(run_dir)), run_dir, place, False, None, [], seen)
     if request.resume == "never":
         raise WrongInput("run_dir", f"{run_dir} already holds a run; add `resume` to continue it")
     recorded = record.recorded_config(run_dir)
@@ -89,7 +98,7 @@ def make_plan(request: Request) -> Plan:
             f"{edited[0]} is {getattr(recorded, edited[0])} there but {getattr(found.config, edited[0])} in the "
             "checkpoint: a setting that changes results cannot be edited into a run",
         )
-    return Plan(config, run_dir, True, found, notices, seen)
+    return Plan(config, run_dir, place, True, found, notices, seen)
 
 
 def _default_run_dir(config: Config) -> str:

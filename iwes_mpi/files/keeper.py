@@ -12,6 +12,8 @@ from iwes_mpi.files.behind import WriteBehind
 from iwes_mpi.files.checkpoint import Checkpoint
 from iwes_mpi.files.columns import Rows, population_of, rows_of
 from iwes_mpi.files.directory import DirectoryLock, Plan, identity
+from iwes_mpi.files.pace import Pace
+from iwes_mpi.files.provenance import other_cpu
 from iwes_mpi.method.report import Report
 from iwes_mpi.method.state import State
 from iwes_mpi.settings.config import Config
@@ -47,24 +49,24 @@ class Keeper:
     """
 
     def __init__(self, plan: Plan, config: Config, state: State, provenance: dict[str, Any], begin: float):
-        self._config, self._state, self._run_dir, self._begin = config, state, plan.run_dir, begin
+        self._config, self._state, self._run_dir, self._begin = config, state, plan.place, begin
         self._wall_time_before = state.wall_time
         notices = list(plan.notices)
         try:
-            plan.run_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = DirectoryLock(plan.run_dir)
-            if identity(plan.run_dir) != plan.seen:
-                raise WrongInput("run_dir", f"{plan.run_dir} was changed by another job just now; start again")
+            plan.place.mkdir(parents=True, exist_ok=True)
+            self._lock = DirectoryLock(plan.place)
+            if identity(plan.place) != plan.seen:
+                raise WrongInput("run_dir", f"{plan.place} was changed by another job just now; start again")
             self._require_room()
-            record.write_config(plan.run_dir, config)  # first: what makes the directory a run that can be resumed
+            record.write_config(plan.place, config)  # first: what makes the directory a run that can be resumed
             if plan.checkpoint is not None:
-                checkpoint.promote(plan.run_dir)
+                checkpoint.promote(plan.place)
             self._attrs, self._log = self._open_log(plan, provenance, notices)
             if plan.checkpoint is None:
-                checkpoint.save(plan.run_dir, self._checkpoint())
+                checkpoint.save(plan.place, self._checkpoint())
         except (OSError, RuntimeError) as error:
             raise WrongInput("run_dir", self._describe(error, log.LOG)) from None
-        self._saved_at = time.monotonic()
+        self._pace = Pace(config.checkpoint_every, 60 * config.checkpoint_minutes, time.monotonic())
         self._saved_iteration = state.iteration
         self.notices = [notice for notice in (*notices, self._lock.notice) if notice]  # of what was passed over
 
@@ -72,7 +74,7 @@ class Keeper:
         self, plan: Plan, provenance: dict[str, Any], notices: list[str]
     ) -> tuple[dict[str, Any], WriteBehind]:
         """A log cut back to the checkpoint: its rows come from the checkpoint, the population from the old log."""
-        path, rows = plan.run_dir / log.LOG, self._state.iteration
+        path, rows = plan.place / log.LOG, self._state.iteration
         population = None
         if plan.checkpoint is not None:
             try:
@@ -83,6 +85,8 @@ class Keeper:
             population = reader.empty_population(rows)
         attrs = provenance | (plan.checkpoint.attrs if plan.checkpoint else {}) | {"config": self._config.to_json()}
         tables = plan.checkpoint.tables if plan.checkpoint else None
+        if plan.checkpoint is not None and (notice := other_cpu(plan.checkpoint.attrs)):
+            notices.append(notice)
         return attrs, WriteBehind(log.LogWriter(path, attrs, tables, population), self._require_room)
 
     def _describe(self, error: BaseException, writing: str) -> str:
@@ -121,9 +125,7 @@ class Keeper:
             self._log.append(rows, population_of(report) if self._config.log_population else ())
         except (OSError, RuntimeError) as error:
             raise StorageError(self._describe(error, log.LOG)) from error
-        every = self._config.checkpoint_every
-        due = every and self._state.iteration % every == 0
-        if due or time.monotonic() - self._saved_at >= 60 * self._config.checkpoint_minutes:
+        if self._pace.due(self._state.iteration, time.monotonic()):
             self.save()
         return rows
 
@@ -137,7 +139,7 @@ class Keeper:
         """
         if self._saved_iteration == self._state.iteration:
             return
-        writing = log.LOG
+        writing, begin = log.LOG, time.monotonic()
         try:
             self._require_room()
             self._log.sync()
@@ -146,7 +148,8 @@ class Keeper:
             checkpoint.save(self._run_dir, current)
         except (OSError, RuntimeError) as error:
             raise StorageError(self._describe(error, writing)) from error
-        self._saved_at, self._saved_iteration = time.monotonic(), self._state.iteration
+        self._pace.wrote(begin, time.monotonic())
+        self._saved_iteration = self._state.iteration
 
     def close(self) -> None:
         """Close the log, and let others use the directory.

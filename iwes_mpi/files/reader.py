@@ -10,8 +10,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from iwes_mpi.files.columns import POPULATION, TABLES
+from iwes_mpi.files.columns import POPULATION, TABLES, Column
 from iwes_mpi.files.log import FORMAT
+from iwes_mpi.files.untrusted import Contents, Untrusted, require_file
+from iwes_mpi.settings.printable import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +22,10 @@ T = TypeVar("T")
 
 
 class LogError(ValueError):
-    """A file that is not a readable log of this program."""
+    """A file that is not a readable log of this program; the message is one line, fit for a terminal."""
+
+    def __init__(self, text: str):
+        super().__init__(one_line(text))
 
 
 # A reader that meets a checksum that does not match tries again, since the writer may be at it; HDF5's default of 100
@@ -43,33 +48,40 @@ def _open_for_reading(path: Path) -> h5py.File:
     return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
 
 
-def _read(path: Path, content: Callable[[h5py.File], T]) -> T:
+def _read(path: Path, content: Callable[[Contents], T]) -> T:
     """What `content` takes from a log, whether it is being written, was closed, or its writer was killed.
+
+    Nothing outside the file is read, whatever it holds (`untrusted`).
 
     Raises
     ------
     LogError
         If it cannot be read or is not a log of this format.
     """
-    if not path.exists():
-        raise LogError(f"{path} does not exist")
     try:
+        size = require_file(path)
         with _open_for_reading(path) as file:
-            found = None
-            if "format" in file.attrs:  # to get() one that is damaged would be one that is not there
-                found = file.attrs["format"]
+            contents = Contents(file, size)
+            found = contents.attributes(contents.root).get("format")
             if not isinstance(found, str) or not found.startswith("iwes-mpi/"):
+                _ = h5py.h5a.exists(file.id, b"format") and file.attrs["format"]  # one that is damaged is not none
                 size, whole = path.stat().st_size, file.id.get_filesize()
                 if size < whole:  # what is missing might say that it is one
                     raise LogError(f"{path} cannot be read: it is cut short, {size} of {whole} bytes are there")
                 raise LogError(f"{path} is not a log of iwes_mpi")
             if found != FORMAT:
                 raise LogError(f"{path} has format {found}; this version of iwes_mpi reads {FORMAT}")
-            return content(file)
+            return content(contents)
     except LogError:
         raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise LogError(f"{path} does not exist") from None
+    except Untrusted as error:
+        raise LogError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # HDF5 and h5py raise many kinds on damaged files
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # without quotes
+        if isinstance(error, OSError) and error.strerror and error.filename:  # the file system's words
+            text = error.strerror
         text, damage = " ".join(text.split()), _suspected_damage(path, error)
         raise LogError(f"{path} cannot be read: {f'it is {damage} ({text})' if damage else text}") from None
 
@@ -98,10 +110,31 @@ def is_being_written(log: Path) -> bool:
     return len(start) == 12 and start.startswith(_SIGNATURE + b"\x03") and bool(start[11] & 1)
 
 
-def _complete_rows(group: h5py.Group) -> int:
-    iteration = group["iteration"][:]
+def _columns(contents: Contents, table: str) -> dict[str, NDArray[Any]]:
+    """The complete rows of a table, by column."""
+    group = contents.group(contents.root, table)
+    if group is None:
+        raise Untrusted(f"it has no table {table}")
+    there = set(contents.names(group))
+    columns = TABLES[table]
+    iteration = contents.array(group, "iteration", 1, columns["iteration"].dtype)
     incomplete = np.flatnonzero(iteration < 0)
-    return int(incomplete[0]) if incomplete.size else iteration.size
+    rows = int(incomplete[0]) if incomplete.size else iteration.size
+    if table == "iterations" and not np.array_equal(iteration[:rows], np.arange(rows)):
+        raise Untrusted("its iterations are not counted from 0")
+
+    def column(name: str, kind: Column) -> NDArray[Any]:
+        if name == "iteration":
+            return iteration[:rows]
+        if name not in there:
+            contents.reserve(name, 8 * rows)
+            return kind.blanks(rows)
+        values = contents.array(group, name, 1, kind.dtype, rows)
+        if values.size < rows:
+            raise Untrusted(f"column {name} of {table} has {values.size} rows instead of {rows}")
+        return values
+
+    return {name: column(name, kind) for name, kind in columns.items()}
 
 
 def read_table(path: Path, table: str) -> "pd.DataFrame":
@@ -113,22 +146,14 @@ def read_table(path: Path, table: str) -> "pd.DataFrame":
         If the log cannot be read.
     """
 
-    def content(file: h5py.File) -> dict[str, NDArray[Any]]:
-        group = file[table]
-        rows = _complete_rows(group)
-        return {
-            name: group[name][:rows].astype(column.dtype) if name in group else column.blanks(rows)
-            for name, column in TABLES[table].items()
-        }
-
     import pandas as pd
 
-    return pd.DataFrame(_read(path, content))
+    return pd.DataFrame(_read(path, lambda contents: _columns(contents, table)), copy=False)
 
 
 def read_attrs(path: Path) -> dict[str, Any]:
     """The root attributes of a log. Raises LogError if it cannot be read."""
-    return _read(path, lambda file: dict(file.attrs))
+    return _read(path, lambda contents: contents.attributes(contents.root))
 
 
 def read_population(path: Path, rows: int) -> dict[str, NDArray[Any]] | None:
@@ -140,14 +165,22 @@ def read_population(path: Path, rows: int) -> dict[str, NDArray[Any]] | None:
         If the log cannot be read.
     """
 
-    def content(file: h5py.File) -> dict[str, NDArray[Any]] | None:
-        if "population" not in file:
+    def content(contents: Contents) -> dict[str, NDArray[Any]] | None:
+        group = contents.group(contents.root, "population")
+        if group is None:
             return None
-        found = {name: file["population"][name][:rows] for name in POPULATION}
         blank = empty_population(rows)
-        for name, values in found.items():  # iterations after the last one that was logged are left out
-            missing = np.full((rows - len(values), *values.shape[1:]), POPULATION[name].blank)
-            blank[name] = np.concatenate([values, missing])
+        for name, column in POPULATION.items():
+            values = contents.array(group, name, 3, column.dtype, rows)
+            if values.shape[2] != 2:
+                raise Untrusted(f"{name} of population has {values.shape[2]} episodes in a pair")
+            if len(values) < rows:  # iterations after the last one that was logged are left out
+                contents.reserve(name, 16 * rows * values.shape[1])
+                missing = np.full((rows - len(values), *values.shape[1:]), column.blank, column.dtype)
+                values = np.concatenate([values, missing])
+            blank[name] = values
+        if blank["returns"].shape != blank["lengths"].shape:
+            raise Untrusted("the columns of population differ in shape")
         return blank
 
     return _read(path, content)

@@ -73,24 +73,27 @@ class Run:
         """The policy's parameters (d,) in the newest checkpoint."""
         return self.checkpoint.state.theta
 
-    def policy(self, checkpoint: int | str | os.PathLike[str] | None = None) -> "Policy":
+    def policy(self, checkpoint: int | str | os.PathLike[str] | None = None, *, trust: bool = False) -> "Policy":
         """The run's policy as something that acts: ``action = run.policy()(obs)``.
 
         Parameters
         ----------
         checkpoint : int or path, optional
             The iteration of one that `keep_checkpoints` has kept, or any checkpoint file; by default the newest.
+        trust : bool
+            Whether to import the module that the run's `env_id` names, if it names one: its code is executed.
 
         Raises
         ------
         CheckpointError
             If there is no such checkpoint, or it is damaged.
         WrongInput
-            If the run's environment cannot be made (its action space is asked), or the run has no policy.
+            If the run's environment cannot be made (its action space is asked), or not without `trust`; or the run has
+            no policy.
         """
         from iwes_mpi.files.checkpoint import policy_in
 
-        return policy_in(self._kept(checkpoint), str(self.path))
+        return policy_in(self._kept(checkpoint), str(self.path), trust)
 
     def _kept(self, checkpoint: int | str | os.PathLike[str] | None) -> "Checkpoint":
         from iwes_mpi.files.checkpoint import CheckpointError, load

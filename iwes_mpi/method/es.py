@@ -4,6 +4,8 @@ Reads like the algorithm: evaluate a population around theta on all ranks, then 
 shape them and make up to 1 + K updates, the later ones reweighted by importance sampling (Campos et al. 2018).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ from iwes_mpi.policy import network
 from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
 from iwes_mpi.settings.config import Config
 
-_EVALUATION_SHARE = 0.1  # of all environment steps, unless --eval-every says how often
+EVALUATION_SHARE = 0.1  # of all environment steps, unless --eval-every says how often
 
 
 class Interrupted(Exception):
@@ -45,6 +47,12 @@ class EvolutionStrategies:
         Advanced in place by `iterate`; the same on every rank that makes updates.
     stop : StopFlag
         Looked at between episodes.
+
+    Attributes
+    ----------
+    on_episode : callable or None
+        Called after each of this rank's episodes with how many of a block of episodes are done, about, and how many
+        there are; it must not touch the state.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class EvolutionStrategies:
     ):
         self.config, self.world, self.runner, self.noise, self.state = config, world, runner, noise, state
         self.phases = Phases()
+        self.on_episode: Callable[[int, int], None] | None = None
         self._queue = WorkQueue(world, config.schedule, stop, config.n_eval + 2 * config.n_pairs)
         self._theta32 = network.empty_parameters(state.theta.size)
         updating = world.weights_group(config.weights_on)
@@ -114,7 +123,7 @@ class EvolutionStrategies:
         else:
             length = self.runner.limit
         evaluations = state.eval_env_steps + config.n_eval * length
-        return config.n_eval if evaluations <= _EVALUATION_SHARE * (state.env_steps + evaluations) else 0
+        return config.n_eval if evaluations <= EVALUATION_SHARE * (state.env_steps + evaluations) else 0
 
     def _evaluate_block(
         self, fresh: Fresh | None, first_pair: int, n_eval: int, normalizer: NDArray[np.float64]
@@ -137,6 +146,7 @@ class EvolutionStrategies:
             )
             returns, lengths, observed = message["returns"], message["lengths"], message["observed"]
             sigma, perturb, run, episodes_run = self.learner.sigma, self.learner.perturb, self.runner.run, 0
+            tell, size, n_episodes = self.on_episode, self.world.size, n_eval + members.size
             for is_population, item in self._queue.items(n_eval, members.size):
                 if not is_population:
                     theta32[:] = state.theta
@@ -153,11 +163,13 @@ class EvolutionStrategies:
                 episodes_run += 1
                 if episode.obs_stats is not None:
                     observed[row] = episode.obs_stats
+                if tell is not None:  # the others are as far, about
+                    tell(min(episodes_run * size, n_episodes), n_episodes)
             message["episodes_run"][0] = episodes_run
         self._wait()
         with self.phases(Phase.COMM):
             message.reduce(self.world)
-        if message["episodes_run"][0] < n_eval + members.size:
+        if message["episodes_run"][0] < n_episodes:
             raise Interrupted
         return Population(
             starts, ran, np.where(ran, returns[n_eval:].reshape(n, 2), np.nan), lengths[n_eval:].reshape(n, 2),

@@ -22,21 +22,24 @@ FILL_BLOCK = 1 << 16  # numbers per generator: the unit in which ranks share the
 _SPARE = 0.8  # share of the free shared memory that a default table may take
 
 
-def available_bytes() -> int:
-    """Bytes of shared memory that this node can still give: free space of /dev/shm and free memory."""
-    free = []
-    try:
-        info = os.statvfs("/dev/shm")
-        free.append(info.f_bavail * info.f_frsize)
-    except OSError:
-        pass
+def free_memory() -> int:
+    """Bytes of memory that this node can still give; 2^62 where it does not tell."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                free.append(int(line.split()[1]) * 1024)
+                return int(line.split()[1]) * 1024
     except (OSError, ValueError):
         pass
-    return min(free, default=0)
+    return 2**62
+
+
+def available_bytes() -> int:
+    """Bytes of shared memory that this node can still give: free space of /dev/shm and free memory."""
+    try:
+        info = os.statvfs("/dev/shm")
+    except OSError:
+        return free_memory()
+    return min(info.f_bavail * info.f_frsize, free_memory())
 
 
 def cgroup_bytes(root: Path = Path("/")) -> int:

@@ -23,7 +23,7 @@ from iwes_mpi.rollouts.episode import EpisodeRunner, EpisodeTask
 from iwes_mpi.settings.config import Config
 
 
-class _Table(NoiseTable):
+class SmallTable(NoiseTable):
     """A small noise table of this process alone."""
 
     def __init__(self, size: int, with_norms: bool):
@@ -38,7 +38,7 @@ def rehearse(config: Config, runner: EpisodeRunner) -> None:
     """Call once, on small numbers and with no effect, each compiled function of an iteration."""
     obs_size, d = runner.network.obs_size, runner.network.n_parameters
     theta, theta32 = np.zeros(d), np.zeros(d, dtype=np.float32)
-    table = _Table(d + kernels.BLOCK, needs_norms(config.weight_kernel))
+    table = SmallTable(d + kernels.BLOCK, needs_norms(config.weight_kernel))
     kernels.perturb(theta, config.sigma, table.values[:d], 1.0, theta32)
     stats = initial_stats(obs_size, config.whiten)
     normalizer = stats.normalizer()

@@ -8,7 +8,9 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from iwes_mpi.mpi.launch import first_of_launch, launch
 from iwes_mpi.mpi.world import World
+from iwes_mpi.settings.printable import printable
 from iwes_mpi.settings.wrong_input import WrongInput
+from iwes_mpi.version import __version__
 
 FINISHED, FAILED, BAD_INPUT, STORAGE_FAILED, STOPPED_EARLY = 0, 1, 2, 74, 75  # 74 and 75 as in sysexits.h
 
@@ -54,10 +56,10 @@ def _attempt(world: World, function: Callable[[], T]) -> tuple[T | None, WrongIn
         return function(), None
     except WrongInput as error:
         if world.is_root:
-            return None, WrongInput(error.setting, error.problem, error.source)  # without its traceback's objects
+            return None, WrongInput(*error.args)  # without its traceback's objects
         # The other ranks see the same command line: what only they find wrong is wrong where they are.
         where = f"(on rank {world.rank}, node {platform.node()})"
-        return None, WrongInput(error.setting, f"{error.problem} {where}", error.source)
+        return None, WrongInput(error.setting, f"{error.problem} {where}", error.source, error.detail)
 
 
 def _refuse(world: World, problem: WrongInput | None) -> None:
@@ -88,7 +90,11 @@ def run_body(name: str, build_parser: Callable[[], Parser], body: Body, world: W
         return body(world, argv)
     except Refused as refused:
         if world.is_root:
-            print(f"{name}: error: {build_parser().describe(refused.error)}", file=sys.stderr, flush=True)
+            lines = [
+                f"{name}: error: {build_parser().describe(refused.error)}",
+                printable(refused.error.detail.rstrip()),
+            ]
+            print("\n".join(filter(None, lines)), file=sys.stderr, flush=True)
         return BAD_INPUT
 
 
@@ -100,7 +106,7 @@ def run_program(name: str, build_parser: Callable[[], Parser], body: Body) -> No
     name : str
         As it introduces its errors.
     build_parser : callable
-        Gives the parser whose help ``--help`` prints, once.
+        Gives the parser whose help ``--help`` prints, once; as ``--version`` does the version.
     body : callable
         The program: takes the world and the command line, returns the exit code, raises `Refused` on wrong input.
     """
@@ -108,5 +114,9 @@ def run_program(name: str, build_parser: Callable[[], Parser], body: Body) -> No
     if {"-h", "--help"} & set(argv):
         if first_of_launch(os.environ):
             build_parser().print_help()
+        sys.exit(FINISHED)
+    if "--version" in argv:
+        if first_of_launch(os.environ):
+            print(f"iwes_mpi {__version__}")
         sys.exit(FINISHED)
     launch(lambda world: run_body(name, build_parser, body, world, argv))

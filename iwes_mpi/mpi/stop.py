@@ -14,9 +14,9 @@ from iwes_mpi.mpi.world import World
 class StopFlag:
     """A request to stop, made on any rank and soon known to all, also in the middle of a population.
 
-    SIGTERM, SIGINT and SIGUSR1 only set a flag; a second SIGINT ends the job at once. The first rank of a node that
-    finds its flag set raises the node's flag, in shared memory, and sends an empty message to every other rank. Ranks
-    look between episodes. What `signals.note` has noted until then counts. Creating one is collective.
+    SIGTERM, SIGINT, SIGUSR1 and SIGHUP only set a flag; a second SIGINT ends the job at once. The first rank of a
+    node that finds its flag set raises the node's flag, in shared memory, and sends an empty message to every other
+    rank. Ranks look between episodes. What `signals.note` has noted until then counts. Creating one is collective.
 
     Parameters
     ----------
@@ -34,10 +34,21 @@ class StopFlag:
         if world.node.rank == 0:
             self._node_flag[0] = 0
         world.publish()
-        self._before = {number: signal.signal(number, self._handle) for number in signals.STOPPING}
-        for before in self._before.values():
+        self._signals = signals.stopping()
+        self._before = {number: signal.getsignal(number) for number in self._signals}
+        self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(self._signals)
+        self.listen()
+
+    def listen(self) -> None:
+        """Take the signals that ask to stop, in case somebody else, such as an environment, has taken or blocked them.
+
+        What `signals.note` has noted until then counts.
+        """
+        for number in self._signals:
+            before = signal.signal(number, self._handle)
             if isinstance(before, signals.Note) and before.requested:
                 self._requested = True
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
 
     def _handle(self, number: int, frame: object) -> None:
         if self._requested and number == signal.SIGINT:
@@ -77,3 +88,4 @@ class StopFlag:
         """Give signals back the effect they had, once everything is saved; the usual one if they were only noted."""
         for number, before in self._before.items():
             signal.signal(number, signal.SIG_DFL if before is None or isinstance(before, signals.Note) else before)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._blocked)

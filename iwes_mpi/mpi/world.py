@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwes_mpi.mpi.group import Group, alone
+from iwes_mpi.mpi.guard import end_process
 from iwes_mpi.mpi.last_words import LastWords
 from iwes_mpi.mpi.memory import open_window
 from iwes_mpi.mpi.process import MPI, library_version
@@ -187,4 +188,4 @@ class World(Group):
                     stream.flush()
             self.comm.Abort(code)
         finally:
-            os._exit(code)  # some MPI libraries return while the abort is under way
+            end_process(code)  # some MPI libraries return while the abort is under way

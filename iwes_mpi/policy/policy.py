@@ -2,21 +2,27 @@
 
 import itertools
 import os
+import stat
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iwes_mpi.policy import network
 from iwes_mpi.policy.network import Layout
+from iwes_mpi.settings.printable import one_line
 
 FORMAT = "iwes-mpi-policy/1"
 
 
 class PolicyError(ValueError):
-    """A file that is not a whole policy of this format."""
+    """A file that is not a whole policy of this format; the message is one line, fit for a terminal."""
+
+    def __init__(self, text: str):
+        super().__init__(one_line(text))
 
 
 class Actions(NamedTuple):
@@ -167,7 +173,7 @@ class Policy:
     def __repr__(self) -> str:
         kind = "discrete" if self.discrete else "continuous"
         sizes = "-".join(map(str, self.layout.sizes.tolist()))
-        return f"Policy({sizes}, {kind} actions{f', {self.about}' if self.about else ''})"
+        return f"Policy({sizes}, {kind} actions{f', {one_line(self.about)}' if self.about else ''})"
 
 
 # Arrays of a file: kind of number and dimensions.
@@ -176,6 +182,21 @@ _ARRAYS = {
     "normalizer": ("f", 2), "obs_clip": ("f", 0), "low": ("f", 1), "high": ("f", 1), "start": ("i", 1),
     "action_noise": ("f", 0),
 }  # fmt: skip
+
+
+def _opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file of arrays that are no larger than the file. Raises OSError, ValueError or BadZipFile if it is none."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe or a device might take for ever
+        raise OSError("it is not a file")
+    file = open(path, "rb")  # noqa: SIM115 - for the caller to close
+    try:
+        if sum(member.file_size for member in zipfile.ZipFile(file).infolist()) > os.fstat(file.fileno()).st_size:
+            raise ValueError("it declares more than it can hold")
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
@@ -187,11 +208,14 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         If the file is not there, or not a whole policy of this format; in one line.
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with _opened(path) as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files if name in _ARRAYS}
     except OSError as error:
         raise PolicyError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError, NotImplementedError, TypeError):
+    except (
+        ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError, NotImplementedError, TypeError, MemoryError,
+        OverflowError, RuntimeError, zlib.error,
+    ):  # fmt: skip
         raise PolicyError(f"{path} is not a policy of iwes_mpi, or is damaged") from None
     if "format" not in found or str(found["format"]) != FORMAT:
         is_format = f"has format {str(found['format'])[:40]}, not {FORMAT}" if "format" in found else "holds no policy"
@@ -202,8 +226,9 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         if found[name].dtype.kind != kind or found[name].ndim != dimensions:
             raise PolicyError(f"{path}: {name} is of another kind: {found[name].dtype} {found[name].shape}")
     sizes, start = found["sizes"].astype(np.int64), found["start"]
-    if sizes.size < 2 or sizes.min() < 1 or start.size > 1:
-        raise PolicyError(f"{path}: sizes {sizes.tolist()} are those of no network")
+    is_network = 2 <= sizes.size < 1 << 10 and sizes.min() > 0 and sizes.max() < 1 << 24  # so that 64 bits hold d
+    if not is_network or start.size > 1:
+        raise PolicyError(f"{path}: sizes {sizes[:10].tolist()} are those of no network")
     if not (np.isfinite(found["theta"]).all() and np.isfinite(found["normalizer"]).all() and found["obs_clip"] > 0):
         raise PolicyError(f"{path}: theta and normalizer must be finite, obs_clip positive")
     low, high = (np.ascontiguousarray(found[name], dtype=np.float32) for name in ("low", "high"))

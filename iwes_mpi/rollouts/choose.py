@@ -31,7 +31,7 @@ def open_runner(config: Config) -> EpisodeRunner:
         training = _runner(config, train_env)
     except WrongInput as error:
         evaluation.close()
-        raise WrongInput("train_env_kwargs", error.problem) from None
+        raise WrongInput("train_env_kwargs", error.problem, detail=error.detail) from None
     runner = TrainingRunner(training, evaluation, config)
     for what in ("observation_space", "action_space"):
         mine, other = getattr(train_env, what), getattr(env, what)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwes_mpi.compiled.jit import kernel
+from iwes_mpi.mpi.guard import Guard
 from iwes_mpi.policy import network, obs_stats
 from iwes_mpi.rollouts import generators
 from iwes_mpi.rollouts.environments import actions_of, is_mujoco
@@ -18,6 +19,24 @@ from iwes_mpi.settings.config import Config
 def _add_noise(bitgen, scale, low, high, action):
     """`network.add_noise` with a generator by its address: handing over the object takes some 10 µs a step."""
     network.add_noise(generators.generator_at(bitgen), scale, low, high, action)
+
+
+def _real(raw: Any) -> NDArray[np.float64]:
+    """An observation as contiguous float64. Raises RuntimeError if it is complex: half of it would be lost."""
+    found = np.asarray(raw)
+    if found.dtype.kind == "c":
+        raise RuntimeError("an observation holds complex numbers")
+    return found.astype(np.float64, order="C", copy=False)
+
+
+def _is_true(name: str, value: Any) -> bool:
+    """What an environment says of an episode's end. Raises RuntimeError if that is neither true nor false."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    found = np.asarray(value)
+    if found.dtype.kind in "biuf" and found.size == 1:
+        return bool(found)
+    raise RuntimeError(f"step gave {value!r} for {name}; it must be true or false")
 
 
 class GymRunner:
@@ -57,7 +76,8 @@ class GymRunner:
         Raises
         ------
         RuntimeError
-            If the environment's observations are not of the shape it declares.
+            If the environment's observations are not of the shape it declares or no real numbers, or if it does not
+            say true or false of an episode's end.
         """
         step = self.env.step
         low, high, start = self._actions
@@ -68,7 +88,7 @@ class GymRunner:
         unstable = self._instabilities()
         total, length = 0.0, 0
         while True:
-            obs = np.asarray(raw, dtype=np.float64, order="C")
+            obs = _real(raw)
             if obs.shape != (self._obs_size,):
                 raise RuntimeError(
                     f"step {length} gave an observation of shape {obs.shape}; "
@@ -88,7 +108,10 @@ class GymRunner:
             length += 1
             if any(unstable.tolist()):
                 return Episode(float("nan"), length, None)
-            if terminated or truncated or length == task.cap:
+            if terminated is False and truncated is False and length != task.cap:
+                continue
+            if _is_true("terminated", terminated) | _is_true("truncated", truncated) or length == task.cap:
+                Guard.require_one_process()
                 return Episode(total, length, stats)
 
     def _instabilities(self) -> NDArray[np.int32]:

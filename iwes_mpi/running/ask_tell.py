@@ -14,6 +14,7 @@ from iwes_mpi.method.mixing import Fresh
 from iwes_mpi.method.noise import NoiseTable, choose_size
 from iwes_mpi.method.phases import Phases
 from iwes_mpi.method.report import Population
+from iwes_mpi.method.room import require_room_for_population
 from iwes_mpi.method.state import Drawn, initial_state
 from iwes_mpi.method.weight_kernels import needs_norms
 from iwes_mpi.mpi.ranks import Solo
@@ -54,6 +55,7 @@ class AskTell:
         try:
             config = Config(**settings, **FIXED, seed=seed)
             check_together(config)
+            require_room_for_population(config, solo, shape.obs_size)
             size, notice = choose_size(config, solo, shape.n_parameters)
         except WrongInput as error:
             raise WrongInput(error.setting, plain(error.problem)) from None

@@ -13,8 +13,10 @@ from iwes_mpi.mpi.process import library_version
 from iwes_mpi.mpi.program import FAILED, FINISHED, STORAGE_FAILED
 from iwes_mpi.mpi.world import World
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.limits import reached_limit
+from iwes_mpi.settings.printable import printable
 from iwes_mpi.shown.console import Display, LastEvaluation, open_display
-from iwes_mpi.shown.diagnosis import UselessUpdates
+from iwes_mpi.shown.diagnosis import Diagnosis
 
 if TYPE_CHECKING:
     from iwes_mpi.files.directory import Plan
@@ -81,8 +83,8 @@ class Desk:
             self._keeper = Keeper(plan, config, state, origin, begin)
         else:
             self._keeper = Unkept(state, begin)
-        self._display: Display = open_display(config, state)
-        self._diagnosis: UselessUpdates = UselessUpdates(config, state.theta.size)
+        self._display: Display = open_display(config, state, plan.place)
+        self._diagnosis: Diagnosis = Diagnosis(config, state.theta.size)
         self._evaluation: LastEvaluation = LastEvaluation()
 
     def _note(self, mean: float, *largest: float) -> None:
@@ -101,6 +103,18 @@ class Desk:
             f"{self._state.iteration}: {description}, K = {self._config.iw_updates}, {world.size} "
             f"rank{'s' if world.size > 1 else ''} on {world.n_nodes} node{'s' if world.n_nodes > 1 else ''}"
         )
+        for text in [] if plan.resumed else self._diagnosis.beforehand(world.size):
+            self._warn(text)
+        state = self._state
+        if limit := reached_limit(self._config, state.iteration, state.env_steps, state.recent_evaluations):
+            value = getattr(self._config, limit)
+            self._warn(
+                f"nothing is left to do: `{limit}` {value} is reached; give another, or lift it by `{limit}` none"
+            )
+
+    def episodes(self, done: int, n: int) -> None:
+        """Show how many of an iteration's episodes are done, about."""
+        self._display.episodes(done, n)
 
     def _warn(self, text: str) -> None:
         self._display.note(f"warning: {self._work.spell(text)}")
@@ -147,5 +161,6 @@ class Desk:
             problem = self._work.spell(problem)
             self._work.fail(problem)
         elif self._config.display != "none":
-            print(self._work.summarize(self._plan, self._state, self._evaluation.median, code), flush=True)
+            said = self._work.summarize(self._plan, self._state, self._evaluation.median, code)
+            print(printable(said), flush=True)
         return code, problem

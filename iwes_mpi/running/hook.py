@@ -24,7 +24,7 @@ def find_hook(name: str) -> Callable[..., Any]:
         sys.path.append(os.getcwd())
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise WrongInput("on_iteration", f"importing {module} failed: {type(error).__name__}: {error}") from error
     for part in path.split("."):
         if not hasattr(found, part):

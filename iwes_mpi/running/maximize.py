@@ -25,6 +25,7 @@ from iwes_mpi.running import session
 from iwes_mpi.running.objectives import DEFAULTS, FIXED, SETTINGS, name_of, plain, refuse_others
 from iwes_mpi.settings.command_line import Request
 from iwes_mpi.settings.config import Config, check_together
+from iwes_mpi.settings.printable import one_line
 from iwes_mpi.settings.wrong_input import WrongInput
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class _Maximization:
         else:
             config = request.config()
             check_together(config)
-            plan = Plan(config, Path(), False, None, [], (), kept=False)
+            plan = Plan(config, Path(), Path(), False, None, [], (), kept=False)
         if plan.config.stop_at_return is not None and plan.config.n_eval == 0:
             raise WrongInput("stop_at_return", "needs evaluations, but `n_eval` is 0")
         if plan.config.tensorboard:
@@ -259,7 +260,7 @@ def _world() -> World:
     def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, WrongInput | RunFailed):  # every rank knows
             if world.is_root:
-                print(f"{_NAME}: error: {error}", file=sys.stderr, flush=True)
+                print(f"{_NAME}: error: {one_line(error)}", file=sys.stderr, flush=True)
             sys.exit(error.exit_code if isinstance(error, RunFailed) else BAD_INPUT)
         if world.size > 1:
             report_and_abort(world, error)

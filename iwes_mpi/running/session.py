@@ -75,16 +75,19 @@ def _run(
         return Outcome(STOPPED_EARLY, "", None, None)
 
     from iwes_mpi.method.noise import choose_size
+    from iwes_mpi.method.room import require_room_for_population
     from iwes_mpi.method.state import initial_state
 
     runner = work.open(world, config)
+    stop.listen()
     d = runner.network.n_parameters
+    agree(world, lambda: require_room_for_population(config, world, runner.network.obs_size))
     size, notice = agree(world, lambda: choose_size(config, world, d)) or (0, None)
     config = dataclasses.replace(config, noise_table_size=size)
     state = state or initial_state(
         config.seed, runner.network, config.optimizer, config.train_episode_steps or 0, config.whiten
     )
-    agree(world, lambda: _check_fit(state, runner))
+    agree(world, lambda: check_fit(state, runner))
 
     desk = agree(world, lambda: plan and _open_desk(plan, config, state, world, work, begin), on_root=True)
     if desk is not None:
@@ -131,11 +134,15 @@ def _iterate(
     in_turn(world, lambda: rehearse(config, runner))
     if stop.agreed():
         return STOPPED_EARLY, ""
+    if desk is not None:
+        desk.episodes(0, 2 * config.n_pairs)  # compiling is over
     noise = NoiseTable(world, config.seed, size, with_norms=needs_norms(config.weight_kernel))
     es = EvolutionStrategies(config, world, runner, noise, state, stop)
+    es.on_episode = None if desk is None else desk.episodes
     code, problem = FINISHED, ""
     while not finished(config, state.iteration, state.env_steps, state.recent_evaluations):
         # The safe point of an iteration: all ranks agree to go on, or why not.
+        stop.listen()
         with es.phases(Phase.IDLE):  # the others wait for what rank 0 writes
             code = world.maximum_integer(code if code else STOPPED_EARLY if stop.pending() else _GO_ON)
         if code != _GO_ON:
@@ -164,7 +171,8 @@ def _import_parts() -> None:
     from iwes_mpi.rollouts import together  # noqa: F401
 
 
-def _check_fit(state: "State", runner: "EpisodeRunner") -> None:
+def check_fit(state: "State", runner: "EpisodeRunner") -> None:
+    """Raise WrongInput if a state is of another policy than a runner's."""
     shape = runner.network
     if (state.theta.size, state.obs.mean.size) != (shape.n_parameters, shape.obs_size):
         raise WrongInput(

@@ -19,6 +19,7 @@ from iwes_mpi.settings import values
 from iwes_mpi.settings.config import GROUPS, Config, check_together
 from iwes_mpi.settings.sources import load_preset, load_toml, preset_names
 from iwes_mpi.settings.wrong_input import WrongInput
+from iwes_mpi.version import __version__
 
 
 def flag(name: str) -> str:
@@ -26,8 +27,24 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+# What other programs call our settings, where the names are not alike
+_KNOWN_AS = {
+    "--lr": "--learning-rate", "--alpha": "--learning-rate", "--step-size": "--learning-rate",
+    "--env": "--env-id", "--task": "--env-id", "--population": "--n-pairs", "--population-size": "--n-pairs",
+    "--popsize": "--n-pairs", "--noise-std": "--sigma", "--std": "--sigma", "--steps": "--max-env-steps",
+    "--timesteps": "--max-env-steps", "--total-timesteps": "--max-env-steps", "--generations": "--iterations",
+    "--epochs": "--iterations", "--output": "--run-dir", "--out": "--run-dir", "--log-dir": "--run-dir",
+    "--weight-decay": "--l2", "--hidden": "--hidden-sizes", "--layers": "--hidden-sizes", "-k": "--iw-updates",
+    "--eval-episodes": "--n-eval", "--time-limit": "--max-wall-time",
+}  # fmt: skip
+
+
 class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser whose errors are `WrongInput`, and which spells such errors in flags."""
+    """An argument parser whose errors are `WrongInput`, and which spells such errors in flags; knows ``--version``."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.add_argument("--version", action="version", version=f"iwes_mpi {__version__}", help="print the version")
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, naming the setting."""
@@ -36,12 +53,19 @@ class ArgumentParser(argparse.ArgumentParser):
             action = self._option_string_actions.get(setting.rpartition("/")[2])
             raise WrongInput(action.dest if action else setting, problem)
         if message.startswith("unrecognized arguments: "):
-            unknown = message.split()[2]
-            near = difflib.get_close_matches(unknown.partition("=")[0], self._option_string_actions, 1)
+            unknown = next((word for word in message.split()[2:] if word != "--"), "--")
+            near = self._near(unknown.partition("=")[0].lower().replace("_", "-")) if unknown.startswith("-") else []
             raise WrongInput(
                 unknown, f"is not a setting of this program; {f'is it {near[0]}?' if near else 'see --help'}"
             )
         raise WrongInput("command line", message)
+
+    def _near(self, unknown: str) -> list[str]:
+        """The flag that an unknown one may stand for, or nothing."""
+        known = self._option_string_actions
+        if _KNOWN_AS.get(unknown, "") in known:
+            return [_KNOWN_AS[unknown]]
+        return difflib.get_close_matches(unknown, known, 1)
 
     def _spelled(self, name: str) -> str | None:
         """How this command line calls a setting; None if it has none of this name."""
@@ -178,6 +202,12 @@ def build_parser() -> ArgumentParser:
                 help="continue the run in --run-dir with its recorded settings, on any number of ranks; "
                 "'auto' starts a new one if there is none",
             )
+            group.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="time a few episodes, print sizes, memory, steps and seconds per iteration, and end; nothing is "
+                "written",
+            )
     for action in parser._actions:
         action.help = action.help and parser.spell(action.help)
     return parser
@@ -212,6 +242,7 @@ def parse(argv: Sequence[str]) -> Request:
     """
     given = vars(build_parser().parse_args(list(argv)))
     resume = given.pop("resume", "never")
+    given.pop("dry_run", None)  # the program looks for it itself
     settings: dict[str, Any] = {}
     if (preset := given.pop("preset", None)) is not None:
         settings |= load_preset(preset)

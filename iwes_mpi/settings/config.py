@@ -26,7 +26,8 @@ GROUPS = {
     "importance weighting": "Up to K further updates reuse the same population, each reweighting its samples by "
     "importance sampling: the method of Campos et al. (2018). K = 0 is plain ES.",
     "evaluation": "Episodes of the unperturbed policy, to see progress; they do not influence theta.",
-    "limits": "The run ends at whichever comes first; with none it goes on until it is stopped.",
+    "limits": "The run ends at whichever comes first; with none it goes on until it is stopped. The value none lifts a "
+    "limit, as in --resume --max-env-steps none.",
     "run": "Where the run lives, and how it is carried out. None of these changes theta by a bit, "
     "except the seed and the noise table's size.",
 }
@@ -284,8 +285,11 @@ class Config:
         None, "directory of the run (default: runs/ENV-seedS-DATE-TIME)", values.not_empty
     )
     checkpoint_every: int = _housekeeping(
-        0, "write a checkpoint every so many iterations (0: by time only)", values.count, "iterations"
-    )
+        0,
+        "write a checkpoint every so many iterations (0: after each one, as long as that costs less than 1 % of the "
+        "time)",
+        values.count, "iterations",
+    )  # fmt: skip
     checkpoint_minutes: float = _housekeeping(
         5.0, "write a checkpoint at least this often; one is also written at the end", values.positive, "min"
     )
@@ -357,8 +361,19 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        """The settings that a run has recorded with `to_json`, also one made before there were some of them."""
-        settings = json.loads(text)
+        """The settings that a run has recorded with `to_json`, also one made before there were some of them.
+
+        Raises
+        ------
+        ValueError
+            If that is not JSON; as WrongInput, if it is not a configuration.
+        """
+        if not isinstance(text, str):
+            raise WrongInput("configuration", "is not text")
+        try:
+            settings = json.loads(text)
+        except RecursionError:
+            raise WrongInput("configuration", "is nested too deeply") from None
         if not isinstance(settings, dict):
             raise WrongInput("configuration", "is not a JSON object")
         return cls.recorded(settings)

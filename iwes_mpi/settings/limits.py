@@ -7,8 +7,8 @@ from iwes_mpi.settings.config import Config
 GOAL_WINDOW = 3  # evaluations in a row whose mean must reach a return
 
 
-def finished(config: Config, iterations: int, env_steps: int, evaluations: Sequence[float] = ()) -> bool:
-    """Whether a run has come to a limit that it was given. It never has without limits.
+def reached_limit(config: Config, iterations: int, env_steps: int, evaluations: Sequence[float] = ()) -> str | None:
+    """The limit that a run has come to, by the setting's name; None if it has not come to any it was given.
 
     Parameters
     ----------
@@ -20,11 +20,18 @@ def finished(config: Config, iterations: int, env_steps: int, evaluations: Seque
     evaluations : sequence of float
         The mean returns of its evaluations, the newest last; those before the last three do not matter.
     """
-    return (
-        (config.iterations is not None and iterations >= config.iterations)
-        or (config.max_env_steps is not None and env_steps >= config.max_env_steps)
-        or (config.stop_at_return is not None and reached(config.stop_at_return, evaluations))
-    )
+    if config.iterations is not None and iterations >= config.iterations:
+        return "iterations"
+    if config.max_env_steps is not None and env_steps >= config.max_env_steps:
+        return "max_env_steps"
+    if config.stop_at_return is not None and reached(config.stop_at_return, evaluations):
+        return "stop_at_return"
+    return None
+
+
+def finished(config: Config, iterations: int, env_steps: int, evaluations: Sequence[float] = ()) -> bool:
+    """Whether a run has come to a limit (`reached_limit`). It never has without limits."""
+    return reached_limit(config, iterations, env_steps, evaluations) is not None
 
 
 def reached(goal: float, evaluations: Sequence[float]) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 from iwes_mpi.settings.config import refuse_unknown
 from iwes_mpi.settings.wrong_input import WrongInput
 
+_LONGEST = 1 << 20  # bytes of a TOML file
+
 
 def preset_names() -> list[str]:
     """The names ``--preset`` takes."""
@@ -38,13 +40,23 @@ def load_toml(path: str | Path) -> dict[str, Any]:
     """
     source = f"`config` {path}"
     try:
-        text = Path(path).read_text("utf-8")
+        with open(path, "rb") as file:
+            content = file.read(_LONGEST + 1)
+        text = content.decode("utf-8")  # not as a text file, which takes a bare carriage return for a line's end
     except (OSError, ValueError) as error:
         problem = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise WrongInput(source, f"cannot be read: {problem}") from None
+    if len(content) > _LONGEST:
+        raise WrongInput(source, f"is longer than {_LONGEST} bytes")
     try:
-        settings = {name.replace("-", "_"): value for name, value in tomllib.loads(text).items()}
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        found = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits among them
         raise WrongInput(source, f"is not valid TOML: {error}") from None
+    settings: dict[str, Any] = {}
+    for name, value in found.items():
+        spelled = name.replace("-", "_")
+        if spelled in settings:
+            raise WrongInput(source, f"names {spelled} twice, with a dash and with an underscore")
+        settings[spelled] = value
     refuse_unknown(settings, source)
     return settings

@@ -10,6 +10,9 @@ from typing import Any, Literal
 from iwes_mpi.settings.wrong_input import WrongInput
 
 MAX_SEED = 2**64 - 1
+_TOO_MANY = "must be at most 2^53"
+_DEEPEST = 50  # levels of lists and objects in a setting that is JSON
+_LONGEST = 200  # characters of a value in an error message
 
 
 # -- ranges: each returns what is wrong with a value, or None ------------------------------------------------
@@ -32,7 +35,7 @@ def not_negative(value: float) -> str | None:
 
 def at_least_one(value: int) -> str | None:
     """1 ≤ value ≤ 2^53."""
-    return None if 1 <= value <= 2**53 else "must be at least 1"
+    return None if 1 <= value <= 2**53 else "must be at least 1" if value < 1 else _TOO_MANY
 
 
 def share(value: float) -> str | None:
@@ -62,7 +65,7 @@ def positive_or_inf(value: float) -> str | None:
 
 def count(value: int) -> str | None:
     """0 ≤ value ≤ 2^53."""
-    return None if 0 <= value <= 2**53 else "must be zero or more"
+    return None if 0 <= value <= 2**53 else "must be zero or more" if value < 0 else _TOO_MANY
 
 
 def pairs(value: int) -> str | None:
@@ -82,7 +85,7 @@ def seed(value: int) -> str | None:
 
 def not_empty(value: str) -> str | None:
     """Printable text that is not blank."""
-    return None if value.strip() and value.isprintable() else "must not be empty"
+    return None if value.strip() and value.isprintable() else "must be text without control characters, not empty"
 
 
 # -- forms ---------------------------------------------------------------------------------------------------
@@ -126,36 +129,69 @@ def coerce(name: str, hint: Any, value: Any) -> Any:
     if typing.get_origin(hint) is Literal:
         if value in choices and isinstance(value, str):
             return value
-        raise WrongInput(name, f"must be one of {', '.join(choices)}, got {value!r}")
+        raise WrongInput(name, f"must be one of {', '.join(choices)}, got {_short(value)}")
     if hint is bool:
         if isinstance(value, bool):
             return value
-        raise WrongInput(name, f"must be true or false, got {value!r}")
+        raise WrongInput(name, f"must be true or false, got {_short(value)}")
     if hint is int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        raise WrongInput(name, f"must be a whole number, got {value!r}")
+        raise WrongInput(name, f"must be a whole number, got {_short(value)}")
     if hint is float:
         if isinstance(value, str) and value in ("inf", "Infinity"):
             value = math.inf
-        if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
-            return float(value)
-        raise WrongInput(name, f"must be a number, got {value!r}")
+        if isinstance(value, int | float) and not isinstance(value, bool) and value == value:  # no NaN
+            try:
+                return float(value)
+            except OverflowError:
+                raise WrongInput(name, "must be a number below 1.8e308") from None
+        raise WrongInput(name, f"must be a number, got {_short(value)}")
     if hint is str:
         if isinstance(value, str):
             return value
-        raise WrongInput(name, f"must be text, got {value!r}")
+        raise WrongInput(name, f"must be text, got {_short(value)}")
     if typing.get_origin(hint) is tuple:
         if isinstance(value, Sequence) and not isinstance(value, str):
             return tuple(coerce(name, choices[0], item) for item in value)
-        raise WrongInput(name, f"must be a list of whole numbers, got {value!r}")
+        raise WrongInput(name, f"must be a list of whole numbers, got {_short(value)}")
     if isinstance(value, str):  # a dictionary, written as JSON
         try:
             value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits among them
             raise WrongInput(name, f"is not valid JSON ({error}): {value[:60]}") from None
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        if (problem := _not_json(value)) is not None:
+            raise WrongInput(name, problem)
         return value
-    raise WrongInput(name, f'must be a JSON object such as {{"key": 1}}, got {value!r}')
+    raise WrongInput(name, f'must be a JSON object such as {{"key": 1}}, got {_short(value)}')
+
+
+def _not_json(value: Any, depth: int = 0) -> str | None:
+    """What JSON cannot hold of a value, or other programs could not read back; None if all is well."""
+    if depth > _DEEPEST:
+        return f"is nested more than {_DEEPEST} levels deep"
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            return "must have texts as keys"
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return next((problem for item in value if (problem := _not_json(item, depth + 1)) is not None), None)
+    if value is None or isinstance(value, str | bool):
+        return None
+    if isinstance(value, int):
+        return None if -(2**63) <= value <= MAX_SEED else f"holds {_short(value)}, a whole number of more than 64 bits"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"holds {value}: JSON has finite numbers only"
+    return f"holds {_short(value)}, which JSON cannot"
+
+
+def _short(value: Any) -> str:
+    """A value in an error message, if it may be long."""
+    try:
+        shown = repr(value)
+    except ValueError:  # a whole number of more digits than Python prints
+        shown = f"a {type(value).__name__}"
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} …"

@@ -1,5 +1,7 @@
 """Wrong input: the one exception that every room raises for it."""
 
+from iwes_mpi.settings.printable import one_line
+
 
 class WrongInput(ValueError):
     """A setting and one sentence on what is wrong with it.
@@ -15,11 +17,14 @@ class WrongInput(ValueError):
         What is wrong, with the offending value.
     source : str
         Where the setting was read, such as a file; empty if that goes without saying.
+    detail : str
+        Lines to print below the sentence, such as where the user's own code failed.
     """
 
-    def __init__(self, setting: str, problem: str, source: str = ""):
-        self.setting, self.problem, self.source = setting, " ".join(str(problem).split()), source
-        super().__init__(setting, self.problem, source)  # so that it can travel between processes
+    def __init__(self, setting: str, problem: str, source: str = "", detail: str = ""):
+        self.setting, self.problem, self.source = one_line(setting), one_line(problem), one_line(source)
+        self.detail = detail
+        super().__init__(self.setting, self.problem, self.source, detail)  # so that it can travel between processes
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.source, self.setting, self.problem) if part)

@@ -5,7 +5,7 @@ drawn as one curve, their mean with a band. Settings are told apart by markers a
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from iwes_mpi.files.run import Run, X
 from iwes_mpi.method.phases import Phase
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.printable import one_line
+from iwes_mpi.shown.statistics import Outcome, survival
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,12 +30,13 @@ BANDS: dict[Band, str] = {
     "quartiles": "first to third quartile",
     "none": "",
 }
-_NOT_A_SETTING = ("seed", "noise_table_size")  # the size decides which random numbers are met, as the seed does
+NOT_A_SETTING = ("seed", "noise_table_size")  # the size decides which random numbers are met, as the seed does
 _TIMING = ("weights_on", "schedule", "rollouts")  # settings that change times, though not results
 _LINE_STYLES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (10, 3)))  # for K = 0 to 5
 _MARKERS = "os^Dv<>PX*p"
 _FEW_POINTS, _GRID = 40, 500
 _MARKERS_PER_LINE = 9
+_LONGEST_LABEL = 200  # characters of a value
 _WIDTH = 12.0  # inches, of the whole figure
 
 
@@ -50,7 +53,7 @@ class Setting(NamedTuple):
 def _shown(name: str, value: Any) -> str:
     """A setting and its value, for a legend."""
     if name == "env_id":
-        return str(value)
+        return _literally(value)
     if name == "iw_updates":
         return f"K = {value}"
     if name == "ranks":
@@ -60,7 +63,13 @@ def _shown(name: str, value: Any) -> str:
         return "-".join(map(str, value)) + " units" if value else "linear policy"
     if isinstance(value, bool):
         return words if value else f"no {words}"
-    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
+    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {_literally(value)}"
+
+
+def _literally(value: Any) -> str:
+    """A value in a label: dollars would begin a formula in the figure, which a wrong one ends."""
+    text = one_line(value).replace("$", r"\$")
+    return text if len(text) <= _LONGEST_LABEL else f"{text[:_LONGEST_LABEL]} …"
 
 
 def _position(values: Iterable[Any]) -> Callable[[Any], int]:
@@ -74,7 +83,7 @@ def _position(values: Iterable[Any]) -> Callable[[Any], int]:
     return distinct.index
 
 
-def group_runs(runs: Iterable[Run], timing: bool = False) -> list[Setting]:
+def group_runs(runs: Iterable[Run], timing: bool = False, by: Sequence[str] = ()) -> list[Setting]:
     """Runs by setting, in the order of the values in which the settings differ.
 
     Parameters
@@ -82,13 +91,16 @@ def group_runs(runs: Iterable[Run], timing: bool = False) -> list[Setting]:
     runs : iterable of Run
     timing : bool
         Whether runs that differ in what changes times alone (where weights are computed, ranks …) are different.
+    by : sequence of str
+        Only these settings divide the runs, and all of them are named in labels. By default all that change results
+        do, except the seed.
 
     Returns
     -------
     list of Setting
         Labeled by what differs; a single setting is labeled by its environment.
     """
-    names = [f.name for f in fields(Config) if f.metadata["changes_results"] and f.name not in _NOT_A_SETTING]
+    names = by or [f.name for f in fields(Config) if f.metadata["changes_results"] and f.name not in NOT_A_SETTING]
     values: list[dict[str, Any]] = []
     members: list[list[Run]] = []
     for run in runs:
@@ -103,9 +115,9 @@ def group_runs(runs: Iterable[Run], timing: bool = False) -> list[Setting]:
     differing = [name for name in (values[0] if values else {}) if any(v[name] != values[0][name] for v in values)]
     places = {name: _position(v[name] for v in values) for name in differing}
     order = sorted(range(len(values)), key=lambda i: [places[name](values[i][name]) for name in differing])
-    return [
-        Setting(", ".join(_shown(n, values[i][n]) for n in differing) or values[i]["env_id"], members[i]) for i in order
-    ]
+    named = by or differing
+    labels = [", ".join(_shown(name, found[name]) for name in named) or _literally(found["env_id"]) for found in values]
+    return [Setting(labels[i], members[i]) for i in order]
 
 
 # -- curves --------------------------------------------------------------------------------------------------
@@ -364,6 +376,50 @@ def per_update(
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
+    _tidy(ax)
+    if legend:
+        _legend(ax)
+    return ax
+
+
+def survival_curves(
+    groups: Mapping[str, Sequence[Outcome]],
+    ax: "Axes | None" = None,
+    legend: bool = True,
+    style_of: Callable[[str], dict[str, Any]] | None = None,
+) -> "Axes":
+    """The share of runs still without a return over environment steps, a curve for each group (`statistics.survival`).
+
+    A mark stands where a run ended, or came to the limit, without the return.
+
+    Parameters
+    ----------
+    groups : mapping
+        What came of each group's runs, by the group's name.
+    ax, legend
+        As in `learning_curves`.
+    style_of : function or None
+        From a group's name to line properties; by default styles follow the order of the groups.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax)
+    for index, (name, outcomes) in enumerate(groups.items()):
+        look = (style_of(name) if style_of else style(index, len(groups))) | {"marker": ""}
+        curve = survival(outcomes)
+        end = max((o.steps for o in outcomes), default=0.0)
+        share = np.concatenate([[1.0], curve.share])
+        ax.step(
+            np.concatenate([[0.0], curve.steps, [end]]), np.append(share, share[-1]), where="post", label=name, **look
+        )
+        without = np.array([o.steps for o in outcomes if not o.reached])
+        level = share[np.searchsorted(curve.steps, without, side="right")]
+        ax.plot(without, level, "|", color=look["color"], markersize=9)
+    _label_x(ax, "env_steps")
+    ax.set_ylabel("share of runs without the return")
+    ax.set_ylim(-0.03, 1.03)
     _tidy(ax)
     if legend:
         _legend(ax)

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -31,6 +31,7 @@ from iwes_mpi.settings.wrong_input import WrongInput
 
 Frame = NDArray[np.uint8]  # (height, width, 3)
 
+_FLOOR = 2000.0  # m, from a floor's middle to its edge
 _HIGHEST_RATE = 50.0  # frames/s; what a GIF can show, and more than enough
 _PROBE = "import mujoco; context = mujoco.GLContext(16, 16); context.make_current(); context.free()"
 _GLFW = ("enable", "enabled", "on", "true", "1", "glx")  # MuJoCo's other names for it, which Gymnasium does not know
@@ -105,6 +106,7 @@ def open_camera(config: Config) -> gymnasium.Env[Any, Any]:
     env = make_env(config, "rgb_array")
     if with_mujoco:
         _follow(env)
+        _extend_floor(env)
     try:
         env.reset(seed=0)
         _take(env)
@@ -127,6 +129,24 @@ def _follow(env: gymnasium.Env[Any, Any]) -> None:
         renderer.camera_id = camera
 
 
+def _extend_floor(env: gymnasium.Env[Any, Any]) -> None:
+    """Have planes drawn as far as one sees: in the models of Gymnasium they end some 40 m from the start.
+
+    A plane's size is for drawing only, things collide with an endless one: no number of an episode changes.
+    """
+    mujoco = importlib.import_module("mujoco")
+    inner: Any = env.unwrapped
+    model = inner.model
+    for geom in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE):
+        size = model.geom_size[geom, :2]
+        material = model.geom_matid[geom]
+        if not size.all() or size.min() >= _FLOOR:
+            continue
+        if material >= 0 and not model.mat_texuniform[material]:
+            model.mat_texrepeat[material] *= _FLOOR / size  # tiles stay as large as they are
+        model.geom_size[geom, :2] = _FLOOR
+
+
 def _take(env: gymnasium.Env[Any, Any]) -> Frame:
     """A picture of an environment as it stands. Raises TypeError if it gives something else."""
     frame: Any = env.render()
@@ -147,11 +167,13 @@ class Camera(gymnasium.Wrapper[Any, Any, Any, Any]):
         Steps from one picture to the next.
     most : int
         After so many pictures no more are taken.
+    tell : callable
+        Called with the number of pictures after each.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], reel: "Reel", every: int, most: int):
+    def __init__(self, env: gymnasium.Env[Any, Any], reel: "Reel", every: int, most: int, tell: Callable[[int], None]):
         super().__init__(env)
-        self._reel, self._every, self._most = reel, every, most
+        self._reel, self._every, self._most, self._tell = reel, every, most, tell
         self._steps = self.frames = 0
 
     def _shoot(self) -> None:
@@ -162,6 +184,7 @@ class Camera(gymnasium.Wrapper[Any, Any, Any, Any]):
                 raise FilmError(f"no picture of step {self._steps}: {type(error).__name__}: {error}") from error
             self._reel.add(frame)
             self.frames += 1
+            self._tell(self.frames)
 
     def reset(self, **options: Any) -> Any:
         """As the environment's."""
@@ -376,8 +399,14 @@ class Studio:
         finally:
             reel.close()
 
-    def film(self, task: EpisodeTask) -> Film:
+    def film(self, task: EpisodeTask, tell: Callable[[int], None] = lambda frames: None) -> Film:
         """Run an episode, and write its film: whole, or not at all.
+
+        Parameters
+        ----------
+        task : EpisodeTask
+        tell : callable
+            Called with the number of pictures after each.
 
         Raises
         ------
@@ -386,7 +415,7 @@ class Studio:
         """
         try:
             with self._draft() as draft, self._reel(draft) as reel:
-                camera = Camera(self._env, reel, self._every, self._most)
+                camera = Camera(self._env, reel, self._every, self._most, tell)
                 episode = GymRunner(self._config, camera).run(task)
                 reel.finish()
                 sync(draft)  # some file systems find only now that there is no room

@@ -98,6 +98,9 @@ class Scalars:
         except OSError as error:
             self._give_up(error)
 
+    def episodes(self, done: int, n: int) -> None:
+        """See `console.Display`."""
+
     def close(self) -> None:
         """See `console.Display`."""
         if self._writer is not None:

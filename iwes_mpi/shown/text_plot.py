@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_LARGEST = 1e300  # differences of numbers below are finite
+
 
 def si(value: float) -> str:
     """A number in four characters or so: 950, 12.5k, 3.2M."""
@@ -55,13 +57,13 @@ def text_plot(
     Parameters
     ----------
     x, y : float64 (points,)
-        x increasing; points where either is not finite are left out.
+        x increasing; points where either is not finite, or close to what float64 can hold, are left out.
     width, height : int
     ascii_only : bool
         Stars, not Braille patterns (eight dots a character).
     """
-    finite = np.isfinite(x) & np.isfinite(y)
-    x, y = x[finite], y[finite]
+    drawn = (np.abs(x) < _LARGEST) & (np.abs(y) < _LARGEST)
+    x, y = x[drawn], y[drawn]
     if not x.size:
         return ["(nothing to draw yet)"] + [""] * (height - 1)
     rows = max(height - 2, 1)

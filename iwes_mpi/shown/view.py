@@ -14,6 +14,7 @@ from iwes_mpi.files.reader import LogError, is_being_written
 from iwes_mpi.files.run import Run, X, open_run
 from iwes_mpi.settings.command_line import flag
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.printable import one_line
 from iwes_mpi.shown.console import clock
 from iwes_mpi.shown.text_plot import si, text_plot
 
@@ -57,6 +58,7 @@ def _stamp(log: Path) -> tuple[int, int, int] | None:
     return info.st_ino, info.st_size, info.st_mtime_ns
 
 
+@np.errstate(all="ignore")
 def look(run_dir: Path, before: View | None = None, now: float | None = None) -> View:
     """A run as it is now; the log is read again only if it has changed since the view `before`.
 
@@ -175,6 +177,8 @@ def _table(run: Run, n: int, width: int) -> "RenderableType":
             "time": clock(row["wall_time"]),
             "ranks": f"{row['ranks']:.0f}",
         })  # fmt: skip
+        if not run.config.iw_updates:  # nothing is weighted
+            del shown[-1]["ESS"], shown[-1]["KL"]
     table = Table(box=None, pad_edge=False, header_style="bold")
     used = 0
     for name in shown[0] if shown else ():
@@ -187,12 +191,13 @@ def _table(run: Run, n: int, width: int) -> "RenderableType":
     return table
 
 
+@np.errstate(all="ignore")  # a log may hold any numbers
 def frame(view: View, run_dir: Path, x: X, n_rows: int, width: int, height: int, ascii_only: bool) -> "RenderableType":
     """What is shown of a view, in `height` lines of `width` characters."""
     from rich.console import Group
     from rich.text import Text
 
-    state = Text(f"{run_dir}: {view.text}", style=COLORS[view.state])
+    state = Text(one_line(f"{run_dir}: {view.text}"), style=COLORS[view.state])
     if view.run is None:
         return Group(state)
     run, config, rows = view.run, view.run.config, view.run.iterations
@@ -205,7 +210,7 @@ def frame(view: View, run_dir: Path, x: X, n_rows: int, width: int, height: int,
     left = remaining(config, rows)
     if view.state == "running" and not math.isnan(left):
         limits.append(f"about {clock(left)} left")
-    head = [state, Text(", ".join([facts, *limits]))]
+    head = [state, Text(one_line(", ".join([facts, *limits])))]
     parts: list[RenderableType] = [*head]
     if len(rows):
         # Besides curve and rows: the head, a blank line before and after the curve, two titles, the cursor's line.
