@@ -74,7 +74,14 @@ def commands(page):
                 script = re.fullmatch(r"iwes-([a-z]+)", word)
                 if script or re.match(r"-m iwes_mpi\.", " ".join(words[at : at + 2])):
                     module, rest = (f"iwes_mpi.{script[1]}", at + 1) if script else (words[at + 1], at + 2)
-                    yield module, list(itertools.takewhile(lambda word: not set(word) <= set(";&|<>"), words[rest:]))
+                    yield (
+                        module,
+                        list(
+                            itertools.takewhile(
+                                lambda word: word != "--" and not set(word) <= set(";&|<>"), words[rest:]
+                            )
+                        ),
+                    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
