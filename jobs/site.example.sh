@@ -19,5 +19,5 @@
 # LAUNCHER=${LAUNCHER:-srun}                  # srun, or mpirun: that of the MPI that mpi4py was built with
 # MPI_TYPE=${MPI_TYPE:-pmi2}                  # with srun: pmi2 (MPICH, Intel), pmix (Open MPI); srun --mpi=list
 # LAUNCHER_FLAGS=(--cpu-bind=cores)           # more flags for srun or mpirun
-# MAX_STALLS=${MAX_STALLS:-3}                 # requeues in a row without one more iteration; then the job fails
+# MAX_STALLS=${MAX_STALLS:-3}                 # restarts in a row without one more iteration; then the job fails
 # MIN_NODES=${MIN_NODES:-1}                   # with fewer nodes left the job is requeued, else it goes on with them

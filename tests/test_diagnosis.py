@@ -15,7 +15,7 @@ from iwes_mpi.settings.sources import load_preset, preset_names
 from iwes_mpi.shown import diagnosis, dry_run
 
 PARAMETERS = {"quickstart": 108, "paper-ant": 11_848, "paper-ant-256": 96_520, "paper-ant-512": 324_104,
-              "paper-humanoid": 27_345, "reference-es": 11_848, "halfcheetah": 108, "swimmer": 18,
+              "paper-humanoid": 27_345, "reference-es": 11_848, "hopper": 36, "halfcheetah": 108, "swimmer": 18,
               "inverted-double-pendulum": 10}  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def test_ess_comes_down_to_zero_without_overflow() -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_are_not_warned_of(name: str) -> None:
-    assert diagnosis.beforehand(Config(**load_preset(name)), PARAMETERS[name], 16) == []
+    assert diagnosis.beforehand(Config(**load_preset(name)), PARAMETERS[name], 4) == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """What the documentation says of files, commands and pages is what there is."""
 
+import importlib
+import itertools
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,47 @@ def test_flags_and_presets_exist(page):
             assert flag in flags, f"{page.name}: {flag}"
     for preset in re.findall(r"--preset ([a-z0-9-]+)", text):
         assert preset in preset_names(), f"{page.name}: {preset}"
+
+
+def commands(page):
+    """What the console blocks of a page start: pairs of the program's module and its arguments."""
+    for block in re.findall(r"^```console\n(.*?)^```", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE):
+        for line in re.findall(r"^\$ (.*)", re.sub(r"\\\n\s*", " ", block), flags=re.MULTILINE):
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.wordchars += "$[],{}%:"
+            words = list(lexer)
+            for at, word in enumerate(words):
+                script = re.fullmatch(r"iwes-([a-z]+)", word)
+                if script or re.match(r"-m iwes_mpi\.", " ".join(words[at : at + 2])):
+                    module, rest = (f"iwes_mpi.{script[1]}", at + 1) if script else (words[at + 1], at + 2)
+                    yield (
+                        module,
+                        list(
+                            itertools.takewhile(
+                                lambda word: word != "--" and not set(word) <= set(";&|<>"), words[rest:]
+                            )
+                        ),
+                    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_is_understood(page):
+    for module, arguments in commands(page):
+        if "--help" not in arguments:
+            given = vars(importlib.import_module(module).build_parser().parse_args(arguments))
+            if str(given.get("config", "")).startswith("jobs/"):
+                assert (ROOT / given["config"]).is_file()
+
+
+def test_commands_are_found():
+    found = [command for page in PAGES for command in commands(page)]
+    assert {f"iwes_mpi.{name}" for name in ("train", "evaluate", "plot", "watch", "export")} <= {
+        name for name, _ in found
+    }
+    assert ("iwes_mpi.plot", ["runs/cheetah", "runs/other", "-o", "figure.png"]) in found, "of a plain line"
+    assert any("--env-kwargs" in arguments and '{"goal": 3}' in arguments for _, arguments in found), "with quotes"
+    assert ("iwes_mpi.evaluate", ["$f", "--episodes", "1", "--video", "${f%.h5}.mp4"]) in found, "within a loop"
+    assert any(arguments[-2:] == ["--keep-checkpoints", "6"] for _, arguments in found), "over two lines"
 
 
 def test_the_readme_is_short():

@@ -392,10 +392,10 @@ def test_three_time_limits_change_no_bit(slurm: Slurm, expected: np.ndarray, lim
 # After the runs in the background: they take a node away from all of them.
 @pytest.mark.timeout(3600)
 def test_a_lost_node_is_done_without(slurm: Slurm, expected: np.ndarray, limited: Job) -> None:
-    """Twice, or IWES_NODE_KILLS times: a run goes on without the node that its second rank was on, and not requeued."""
+    """Twice, or IWES_NODE_KILLS times: with --no-kill a run goes on without the node of its second rank."""
     rng, lost = random.Random(5), []
     for _ in range(int(os.environ.get("IWES_NODE_KILLS", "2"))):
-        job = slurm.submit(TRAIN, *FLAGS, "--iterations", "40", pause=SLOW)
+        job = slurm.submit("--no-kill", TRAIN, *FLAGS, "--iterations", "40", pause=SLOW)
         wait_for(lambda job=job: job.iterations() >= 1, 120, "an iteration")
         time.sleep(rng.uniform(0, 5))
         begin = time.monotonic()

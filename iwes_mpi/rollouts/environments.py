@@ -2,21 +2,22 @@
 
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from iwes_mpi.mpi.guard import Guard
 from iwes_mpi.policy.policy import Actions
+from iwes_mpi.rollouts.fresh_world import with_fresh_worlds
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -68,7 +69,7 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
         _check_render_mode(config, creator)
         with warnings.catch_warnings():  # "out of date" would be said once per rank; the paper's Ant is meant to be v4
             warnings.simplefilter("ignore", DeprecationWarning)
-            env = gymnasium.make(config.env_id, disable_env_checker=True, **arguments)
+            env = with_fresh_worlds(gymnasium.make(config.env_id, disable_env_checker=True, **arguments))
     except WrongInput:
         raise
     except _ANYTHING as error:
@@ -134,15 +135,6 @@ def is_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
     return mujoco is not None and isinstance(getattr(env.unwrapped, "data", None), mujoco.MjData)
 
 
-def _leaves(space: Space[Any]) -> Iterator[Space[Any]]:
-    """The spaces that a space is composed of, those within others too."""
-    if isinstance(space, Dict | Tuple):
-        for part in space.spaces.values() if isinstance(space, Dict) else space.spaces:
-            yield from _leaves(part)
-    else:
-        yield space
-
-
 def actions_of(space: gymnasium.Space[Any]) -> tuple[Actions, int]:
     """What a supported action space takes, and how many numbers the policy puts out for it."""
     if isinstance(space, Discrete):
@@ -160,24 +152,44 @@ def _check_render_mode(config: Config, env: Any) -> None:
         raise WrongInput("env_kwargs", f"{config.env_id} has no render mode {mode!r}; {have}")
 
 
+_RAM = '{"obs_type": "ram"}'
+
+
 def _check_spaces(env_id: str, env: gymnasium.Env[Any, Any]) -> None:
+    """Refuse spaces that are not supported, with what to do about them (docs/environments.md has it as code)."""
     observation, action = (getattr(env, f"{what}_space", None) for what in ("observation", "action"))
-    if not (isinstance(observation, Box) and len(observation.shape) == 1 and observation.shape[0] > 0):
-        advice = ""
-        if isinstance(observation, Dict | Tuple) and all(isinstance(part, Box) for part in _leaves(observation)):
-            advice = ": wrap the environment in gymnasium.wrappers.FlattenObservation (docs/environments.md)"
-        elif isinstance(observation, Box) and len(observation.shape) > 1:
-            advice = (
-                ": the policy has no layers for pictures; wrap the environment in one that gives fewer numbers, or, "
-                "of small arrays, in gymnasium.wrappers.FlattenObservation (docs/environments.md)"
-            )
-        raise WrongInput(
-            "env_id", f"{env_id} has observations {observation}; supported are flat Box spaces, shape (n,){advice}"
-        )
-    if isinstance(action, Discrete):
-        return
-    if not (isinstance(action, Box) and len(action.shape) == 1 and action.shape[0] > 0):
+    if not _is_flat(observation):
+        advice = "wrap it in gymnasium.wrappers.FlattenObservation"
+        if isinstance(observation, Box) and len(observation.shape) in (2, 3) and observation.dtype == np.uint8:
+            advice = f"these are images: {advice} if they are small; Atari games take `env_kwargs` {_RAM} instead"
+        elif not isinstance(observation, Box | Dict | Discrete | MultiBinary | MultiDiscrete | Tuple):
+            advice = "wrap it in a gymnasium.ObservationWrapper that makes it a vector"
         raise WrongInput(
             "env_id",
-            f"{env_id} has actions {action}; supported are Discrete and flat Box spaces, shape (n,)",
+            f"{env_id} has observations {_shown(observation)}; supported are flat Box spaces, shape (n,): {advice} "
+            "(docs/environments.md)",
         )
+    if isinstance(action, Discrete) or _is_flat(action):
+        return
+    advice = "make them vectors"
+    if isinstance(action, MultiDiscrete | MultiBinary):
+        choices = action.nvec.ravel().tolist() if isinstance(action, MultiDiscrete) else [2] * math.prod(action.shape)
+        advice = f"number their {math.prod(choices)} combinations, or round those of a Box,"
+    raise WrongInput(
+        "env_id",
+        f"{env_id} has actions {_shown(action)}; supported are Discrete and flat Box spaces, shape (n,): {advice} "
+        "in a gymnasium.wrappers.TransformAction (docs/environments.md)",
+    )
+
+
+def _is_flat(space: gymnasium.Space[Any] | None) -> bool:
+    """Whether a space is one of vectors."""
+    return isinstance(space, Box) and len(space.shape) == 1 and space.shape[0] > 0
+
+
+def _shown(space: gymnasium.Space[Any] | None) -> str:
+    """A space in a few words: bounds of large boxes and the parts of a Dict would fill the screen."""
+    if isinstance(space, Box):
+        return f"Box of shape {space.shape} and type {space.dtype}"
+    text = " ".join(str(space).split())
+    return text if len(text) <= 80 else f"{text[:79]}…"
