@@ -61,13 +61,13 @@ class NeverStop:
         return False
 
 
-def build(world, noise, objective=smooth, sizes=(5, 7, 3), **settings):
-    """A run on one rank; returns it and its runner."""
+def build(world, noise, objective=smooth, sizes=(5, 7, 3), state=None, **settings):
+    """A run on one rank, from its beginning or a state; returns it and its runner."""
     small = {"n_pairs": 30, "min_env_steps": 0, "n_eval": 2, "eval_every": 1, "sigma": 0.05}
     plain = {"iw_updates": 0, "min_ess": 0.0, "learning_rate": 0.01, "l2": 0.005, "obs_stat_probability": 0.01}
     config = Config(**small | plain | settings)
     runner = FakeRunner(objective, sizes)
-    state = states.initial_state(3, runner.network, config.optimizer)
+    state = state or states.initial_state(3, runner.network, config.optimizer)
     return es.EvolutionStrategies(config, world, runner, noise, state, NeverStop), runner
 
 

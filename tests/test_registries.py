@@ -283,8 +283,7 @@ def test_an_optimizer_that_is_added_trains_and_is_restored(add_file, world, nois
     assert found.config == run.config
     assert type(found.state.optimizer).__doc__ == "The look-ahead's memory."
     assert found.state.optimizer.step == 10
-    again, _ = build(world, noise, smooth, **settings)
-    again.state = found.state
+    again, _ = build(world, noise, smooth, state=found.state, **settings)
     for _ in range(5):
         again.iterate()
     assert again.state.theta.tobytes() == run.state.theta.tobytes()
