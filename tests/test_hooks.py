@@ -70,7 +70,9 @@ def test_a_hook_that_is_not_there_is_refused(name, problem, folder, monkeypatch)
 def test_console_scripts_are_there():
     """Each is the program of its name."""
     project = tomllib.loads((launch.ROOT / "pyproject.toml").read_text())["project"]
-    assert set(project["scripts"]) == {f"iwes-{name}" for name in ("train", "evaluate", "plot", "compare", "watch", "export")}
+    assert set(project["scripts"]) == {
+        f"iwes-{name}" for name in ("train", "evaluate", "plot", "compare", "watch", "export")
+    }
     for script, target in project["scripts"].items():
         module, _, function = target.partition(":")
         assert script == f"iwes-{function}"
