@@ -15,11 +15,14 @@ _OF_EPISODES = {
     "train_episode_steps", "episode_schedule", "episode_growth", "episode_budget", "min_env_steps", "rollouts",
 }  # fmt: skip
 _GROUPS = {field.name: field.metadata["group"] for field in dataclasses.fields(Config)}
-SETTINGS = [name for name, group in _GROUPS.items() if group not in ("environment", "policy")]
-SETTINGS = [name for name in SETTINGS if name not in _OF_EPISODES]
+SETTINGS = [
+    name for name, group in _GROUPS.items() if group not in ("environment", "policy") and name not in _OF_EPISODES
+]
+_UPDATING = ("population", "update", "importance weighting")
 # Those of someone who owns the loop, and thereby files, limits and evaluations.
-OF_UPDATES = [name for name in SETTINGS if _GROUPS[name] in ("population", "update", "importance weighting")]
-OF_UPDATES = [name for name in (*OF_UPDATES, "seed", "noise_table_size") if name != "weights_on"]
+OF_UPDATES = [
+    *(name for name in SETTINGS if _GROUPS[name] in _UPDATING and name != "weights_on"), "seed", "noise_table_size",
+]  # fmt: skip
 
 
 def refuse_others(settings: Mapping[str, Any], known: list[str], what: str) -> None:
