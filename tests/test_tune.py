@@ -173,7 +173,7 @@ def test_a_search_goes_on_from_whatever_a_kill_leaves(tune: ModuleType, tmp_path
 
     def outcome(directory: Path) -> list[list[str]]:
         tune.work(found, directory, False, None)
-        rows = list(tune.table(found, tune.Study(found, directory).trials))
+        rows = list(tune.table(found, tune.Study(found, directory).trials, {}))
         return [[value for name, value in zip(rows[0], row, strict=True) if name != "seconds"] for row in rows]
 
     undisturbed = outcome(journal.parent)
