@@ -172,8 +172,8 @@ class Theirs(Drift):
     observation_space = Dict(place=Box(-np.inf, np.inf, (2,)), rest=Box(-np.inf, np.inf, (1,)))
     action_space = MultiDiscrete([3, 2])
 
-    def reset(self, **given):
-        state, info = super().reset(**given)
+    def reset(self, *, seed=None, options=None):
+        state, info = super().reset(seed=seed, options=options)
         return self._parts(state), info
 
     def step(self, action):
