@@ -366,6 +366,7 @@ def run(
     from iwes_mpi.method.noise import NoiseTable, choose_size
     from iwes_mpi.method.rehearsal import rehearse
     from iwes_mpi.method.state import initial_state
+    from iwes_mpi.method.weight_kernels import needs_norms
     from iwes_mpi.mpi.turns import in_turn
     from iwes_mpi.rollouts.choose import open_runner
 
@@ -373,8 +374,10 @@ def run(
     try:
         in_turn(world, lambda: rehearse(config, runner))
         size, _ = choose_size(config, world, runner.network.n_parameters)
-        noise = NoiseTable(world, config.seed, size, with_norms=config.weight_kernel == "precomputed")
-        state = initial_state(config.seed, runner.network, config.optimizer, config.train_episode_steps or 0)
+        noise = NoiseTable(world, config.seed, size, with_norms=needs_norms(config.weight_kernel))
+        state = initial_state(
+            config.seed, runner.network, config.optimizer, config.train_episode_steps or 0, config.whiten
+        )
         es = EvolutionStrategies(config, world, runner, noise, state, stop)  # type: ignore[arg-type]
         point = 0
         while curve.total < search.steps and curve.goal_after is None:

@@ -40,6 +40,7 @@ l2 = 0.0
 n_eval = 3
 eval_every = 1
 noise_table_size = 20_000
+whiten = true
 
 [search]
 n_pairs = { low = 2, high = 12, log = true }
