@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from iwes_mpi.supervise import descendants
+
 BIN = Path(sys.executable).parent
 TESTS = Path(__file__).resolve().parent
 PROGRAMS = TESTS / "programs"
@@ -104,24 +106,6 @@ def plain(name: str, *arguments: str, timeout: float = 120, given: str | None = 
         capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
     return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-def descendants(pid: int) -> list[int]:
-    """The processes started by `pid`, and by those, and so on."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError):
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found: list[int] = []
-    queue = [pid]
-    while queue:
-        queue = [child for process in queue for child in children.get(process, [])]
-        found += queue
-    return found
 
 
 def ranks_of(pid: int) -> list[int]:
