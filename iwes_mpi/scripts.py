@@ -49,6 +49,20 @@ def watch() -> None:
     run()
 
 
+def supervise() -> None:
+    """``iwes-supervise``."""
+    from iwes_mpi.supervise import run
+
+    run()
+
+
+def completion() -> None:
+    """``iwes-completion``."""
+    from iwes_mpi.completion import run
+
+    run()
+
+
 def export() -> None:
     """``iwes-export``."""
     _here()

@@ -32,6 +32,7 @@ PROGRAMS = [
     "watch",
     "export",
     "supervise",
+    "completion",
     "__main__",
 ]  # then their console scripts
 OUTSIDE = ["benchmarks", "jobs", "analysis", "tests"]  # a later one may import from an earlier one

@@ -71,7 +71,8 @@ def test_console_scripts_are_there():
     """Each is the program of its name."""
     project = tomllib.loads((launch.ROOT / "pyproject.toml").read_text())["project"]
     assert set(project["scripts"]) == {
-        f"iwes-{name}" for name in ("train", "evaluate", "plot", "compare", "watch", "export")
+        f"iwes-{name}"
+        for name in ("train", "evaluate", "plot", "compare", "watch", "export", "supervise", "completion")
     }
     for script, target in project["scripts"].items():
         module, _, function = target.partition(":")
