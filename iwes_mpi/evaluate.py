@@ -144,7 +144,7 @@ def evaluate(world: World, argv: list[str]) -> int:
             f"{options.episodes} {'deterministic' if options.deterministic else 'stochastic'} episodes",
         )
         print(Scores(returns, lengths).table(), flush=True)
-    code = FINISHED if studio is None else _film(studio, task(0), (returns[0], lengths[0]))
+    code = FINISHED if studio is None else _film(studio, task(0), (returns[0], lengths[0]), runner.seed_bound)
     world.rest_until_all()  # the others sleep while rank 0 films
     return world.from_root(code)
 
@@ -158,12 +158,15 @@ def _open_studio(config: "Config", options: argparse.Namespace) -> "Studio | Non
     return Studio(config, Path(options.video).absolute(), options.video_seconds)
 
 
-def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int]) -> int:
-    """Film the episode that was scored as `scored` (return, length), and say so; returns the exit code."""
+def _film(studio: "Studio", task: EpisodeTask, scored: tuple[float, int], bound: int) -> int:
+    """Film the episode that was scored as `scored` (return, length), and say so; returns the exit code.
+
+    The environment is seeded below `bound`.
+    """
     from iwes_mpi.shown.film import FilmError
 
     try:
-        film = studio.film(task, _progress(studio.rate, scored[1]))
+        film = studio.film(task, _progress(studio.rate, scored[1]), bound)
     except FilmError as error:
         print(f"iwes_mpi.evaluate: error: {one_line(error)}", file=sys.stderr, flush=True)
         return STORAGE_FAILED

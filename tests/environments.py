@@ -41,6 +41,23 @@ class Drift(gymnasium.Env[Any, Any]):
         return self.state.copy(), -float(np.sum(self.state**2)), self.steps >= self.end, False, {}
 
 
+class Legacy(Drift):
+    """Drift that draws from NumPy's global generator, which takes no seeds from 2^32 on."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        np.random.seed(seed)  # noqa: NPY002
+        return super().reset(seed=int(np.random.randint(2**31)))  # noqa: NPY002
+
+    def render(self) -> Any:
+        return np.full((16, 16, 3), self.steps, dtype=np.uint8)
+
+
 class Choice(Drift):
     """Drift with a discrete action that starts at −1."""
 
@@ -147,6 +164,7 @@ def _register(name: str, kind: type, **options: Any) -> None:
 
 _register("Drift-v0", Drift)
 _register("Choice-v0", Choice)
+_register("Legacy-v0", Legacy)
 _register("Faulty-v0", Faulty)
 _register("Endless-v0", Drift, max_episode_steps=None)
 _register("Nested-v0", Nested)

@@ -23,7 +23,8 @@ from iwes_mpi.policy.obs_stats import ObsStats
 from iwes_mpi.policy.policy import Actions, Policy, PolicyError
 from iwes_mpi.rollouts.acting import policy_of
 from iwes_mpi.rollouts.choose import open_runner
-from iwes_mpi.rollouts.episode import SEED_BOUND, EpisodeTask
+from iwes_mpi.rollouts.episode import EpisodeTask
+from iwes_mpi.rollouts.seeds import SEED_BOUND
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 

@@ -7,14 +7,20 @@ from typing import Any
 import gymnasium
 
 from iwes_mpi.rollouts.environments import is_mujoco, make_env
-from iwes_mpi.rollouts.episode import Episode, EpisodeRunner, EpisodeTask, Unsupported
+from iwes_mpi.rollouts.episode import EnvironmentRunner, Episode, EpisodeTask, Unsupported
 from iwes_mpi.rollouts.gym_runner import GymRunner
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
 
-def open_runner(config: Config) -> EpisodeRunner:
+def open_runner(config: Config, bound: int | None = None) -> EnvironmentRunner:
     """The runner for a configuration's environment, of the kind that its setting ``rollouts`` asks for.
+
+    Parameters
+    ----------
+    config : Config
+    bound : int, optional
+        Below which the environment is seeded. If not given, the environment is asked.
 
     Raises
     ------
@@ -23,12 +29,12 @@ def open_runner(config: Config) -> EpisodeRunner:
         spaces are others with ``train_env_kwargs``.
     """
     env = make_env(config)
-    evaluation = _runner(config, env)
+    evaluation = _runner(config, env, bound)
     if not config.train_env_kwargs:
         return evaluation
     try:
         train_env = make_env(dataclasses.replace(config, env_kwargs=config.env_kwargs | config.train_env_kwargs))
-        training = _runner(config, train_env)
+        training = _runner(config, train_env, bound)
     except WrongInput as error:
         evaluation.close()
         raise WrongInput("train_env_kwargs", error.problem, detail=error.detail) from None
@@ -48,13 +54,16 @@ class TrainingRunner:
 
     Parameters
     ----------
-    training, evaluation : EpisodeRunner
+    training, evaluation : EnvironmentRunner
+        Both get the smaller bound of the seeds that they take.
     config : Config
         Whose ``train_env_kwargs`` make the difference.
     """
 
-    def __init__(self, training: EpisodeRunner, evaluation: EpisodeRunner, config: Config):
+    def __init__(self, training: EnvironmentRunner, evaluation: EnvironmentRunner, config: Config):
         self._training, self._evaluation = training, evaluation
+        self.seed_bound = min(training.seed_bound, evaluation.seed_bound)
+        training.seed_bound = evaluation.seed_bound = self.seed_bound
         self.network, self.limit = training.network, evaluation.limit
         self.description = f"{training.description}, trained with {json.dumps(config.train_env_kwargs)}"
 
@@ -73,7 +82,7 @@ class TrainingRunner:
         self._evaluation.close()
 
 
-def _runner(config: Config, env: gymnasium.Env[Any, Any]) -> EpisodeRunner:
+def _runner(config: Config, env: gymnasium.Env[Any, Any], bound: int | None) -> EnvironmentRunner:
     """The runner for an environment; closes it if there is none. Raises WrongInput."""
     if config.rollouts != "gymnasium":
         try:
@@ -86,4 +95,4 @@ def _runner(config: Config, env: gymnasium.Env[Any, Any]) -> EpisodeRunner:
             if config.rollouts == "native":
                 env.close()
                 raise WrongInput("rollouts", f"{config.env_id} cannot run natively: {reason}") from None
-    return GymRunner(config, env, timed=False)
+    return GymRunner(config, env, timed=False, bound=bound)

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from iwes_mpi.policy.parameters import Parameters
 
-SEED_BOUND = 2**63  # environments are seeded with the first draw of an episode's generator, below this
-
 
 class EpisodeTask(NamedTuple):
     """One episode to run."""
@@ -59,3 +57,9 @@ class EpisodeRunner(Protocol):
     def close(self) -> None:
         """Release the environment."""
         ...
+
+
+class EnvironmentRunner(EpisodeRunner, Protocol):
+    """An `EpisodeRunner` of an environment that takes a seed: the first draw of an episode's generator."""
+
+    seed_bound: int  # of the seeds that the environment gets; from `seeds.seed_bound`

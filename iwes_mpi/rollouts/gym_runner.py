@@ -11,7 +11,8 @@ from iwes_mpi.mpi.guard import Guard
 from iwes_mpi.policy import network, obs_stats
 from iwes_mpi.rollouts import generators
 from iwes_mpi.rollouts.environments import actions_of, is_mujoco
-from iwes_mpi.rollouts.episode import SEED_BOUND, Episode, EpisodeTask
+from iwes_mpi.rollouts.episode import Episode, EpisodeTask
+from iwes_mpi.rollouts.seeds import SEED_BOUND, seed_bound
 from iwes_mpi.settings.config import Config
 
 
@@ -50,10 +51,13 @@ class GymRunner:
         From `make_env`.
     timed : bool
         Whether MuJoCo may time itself, at a cost; see `simulator.NoClock`.
+    bound : int, optional
+        Below which the environment is seeded. If not given, the environment is asked.
     """
 
-    def __init__(self, config: Config, env: gymnasium.Env[Any, Any], timed: bool = True):
+    def __init__(self, config: Config, env: gymnasium.Env[Any, Any], timed: bool = True, bound: int | None = None):
         self.env = env
+        self.seed_bound = seed_bound(env) if bound is None else bound
         self._is_mujoco = is_mujoco(env)
         self._no_clock = None if timed or not self._is_mujoco else _no_clock()
         self.description = f"{config.env_id} through Gymnasium"
@@ -83,7 +87,7 @@ class GymRunner:
         low, high, start = self._actions
         shape, scratch, output = self.network, self._scratch, self._output
         stats = np.zeros(1 + task.normalizer.size) if task.observe else None
-        raw, _ = self.env.reset(seed=int(task.rng.integers(SEED_BOUND)))
+        raw, _ = self.env.reset(seed=int(task.rng.integers(SEED_BOUND)) % self.seed_bound)
         bitgen = generators.address(task.rng)
         unstable = self._instabilities()
         total, length = 0.0, 0

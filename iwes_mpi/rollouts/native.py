@@ -21,6 +21,7 @@ from iwes_mpi.compiled.jit import kernel
 from iwes_mpi.policy import network, obs_stats
 from iwes_mpi.rollouts import generators, simulator
 from iwes_mpi.rollouts.episode import Episode, EpisodeTask, Unsupported
+from iwes_mpi.rollouts.seeds import SEED_BOUND
 from iwes_mpi.rollouts.tasks import TASKS
 from iwes_mpi.settings.config import Config
 
@@ -198,6 +199,7 @@ class NativeRunner:
         self.network = network.layout(obs_size, config.hidden_sizes, space.shape[0], config.bias, config.activation)
         self.description = f"{config.env_id} natively in MuJoCo {simulator.version()}"
         self._obs_size, self._rules, self.limit = obs_size, rules, max_steps
+        self.seed_bound = SEED_BOUND
         self._env_rng = np.random.Generator(np.random.PCG64(0))
         simulation = Simulation(
             model=inner.model._address,

@@ -5,15 +5,16 @@ from iwes_mpi.mpi.turns import in_turn
 from iwes_mpi.mpi.world import World
 from iwes_mpi.policy.network import Layout
 from iwes_mpi.rollouts.choose import open_runner
-from iwes_mpi.rollouts.episode import EpisodeRunner
+from iwes_mpi.rollouts.episode import EnvironmentRunner
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
 
-def open_on_all(world: World, config: Config) -> EpisodeRunner:
+def open_on_all(world: World, config: Config) -> EnvironmentRunner:
     """This rank's runner of episodes. Collective.
 
-    Rank 0 goes first: what is wrong with the environment is found, and said, once.
+    Rank 0 goes first: what is wrong with the environment is found, and said, once. Which seeds it takes is found there
+    too.
 
     Raises
     ------
@@ -21,7 +22,8 @@ def open_on_all(world: World, config: Config) -> EpisodeRunner:
         If an environment is wrong on any rank.
     """
     opened = agree(world, lambda: open_runner(config), on_root=True)
-    runner = agree_in_order(world, lambda: opened or open_runner(config), in_turn)
+    bound: int = world.from_root(opened.seed_bound if opened else None)  # all ranks must use the same seeds
+    runner = agree_in_order(world, lambda: opened or open_runner(config, bound), in_turn)
     layout = runner.network
     assert isinstance(layout, Layout)  # an environment's is that of a network
     sizes = layout.obs_size, layout.action_size

@@ -26,6 +26,7 @@ from iwes_mpi.files.disk import sync
 from iwes_mpi.rollouts.environments import is_mujoco, make_env
 from iwes_mpi.rollouts.episode import Episode, EpisodeTask
 from iwes_mpi.rollouts.gym_runner import GymRunner
+from iwes_mpi.rollouts.seeds import SEED_BOUND
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -399,7 +400,9 @@ class Studio:
         finally:
             reel.close()
 
-    def film(self, task: EpisodeTask, tell: Callable[[int], None] = lambda frames: None) -> Film:
+    def film(
+        self, task: EpisodeTask, tell: Callable[[int], None] = lambda frames: None, bound: int = SEED_BOUND
+    ) -> Film:
         """Run an episode, and write its film: whole, or not at all.
 
         Parameters
@@ -407,6 +410,8 @@ class Studio:
         task : EpisodeTask
         tell : callable
             Called with the number of pictures after each.
+        bound : int
+            Below which the environment is seeded.
 
         Raises
         ------
@@ -416,7 +421,7 @@ class Studio:
         try:
             with self._draft() as draft, self._reel(draft) as reel:
                 camera = Camera(self._env, reel, self._every, self._most, tell)
-                episode = GymRunner(self._config, camera).run(task)
+                episode = GymRunner(self._config, camera, bound=bound).run(task)
                 reel.finish()
                 sync(draft)  # some file systems find only now that there is no room
                 os.replace(draft, self.path)
