@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import launch
 import numpy as np
@@ -13,6 +14,7 @@ from rich.console import Console
 from synthetic import make_run, open_log, rows
 
 from iwes_mpi import open_run, watch
+from iwes_mpi.files import progress
 from iwes_mpi.files.reader import is_being_written
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
@@ -43,7 +45,7 @@ def test_a_run_from_before_its_start_to_its_end(tmp_path):
         assert "has no log yet" in seen.look(run_dir, view).text
         (run_dir / "later").rename(run_dir / "log.h5")
         view = seen.look(run_dir, view)
-        assert (view.state, view.text) == ("running", "running its first iteration")
+        assert (view.state, view.text) == ("running", "running its first iteration: compiling")
         assert "iteration 0 of 3" in shown(view, run_dir)
         log.append(rows(config, 0))
         log.append(rows(config, 1))
@@ -62,6 +64,56 @@ def test_a_run_from_before_its_start_to_its_end(tmp_path):
     assert seen.look(tmp_path / "steps").state == "finished"
     make_run(tmp_path / "part", 3, max_env_steps=6001)
     assert seen.look(tmp_path / "part").state == "stopped"
+
+
+def test_episodes_of_a_long_iteration_are_told_of(tmp_path, monkeypatch):
+    now = SimpleNamespace(s=100.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now.s)
+    config, run_dir = Config(iterations=3), tmp_path / "run"
+    log = open_log(run_dir, config)
+    told = progress.Progress(run_dir)
+
+    def episodes(iteration, done, later):
+        now.s += later
+        told.episodes(iteration, done, 120)
+        return seen.look(run_dir).text
+
+    try:
+        assert episodes(0, 0, 0.0) == "running its first iteration: episode 0 of 120", "compiling is over"
+        assert episodes(0, 30, 0.5) == "running its first iteration: episode 0 of 120", "not more than once a second"
+        assert episodes(0, 37, 0.6) == "running its first iteration: episode 37 of 120"
+        log.append(rows(config, 0))
+        told.over()
+        assert episodes(1, 2, 0.4) == "running", "the note is of the iteration before"
+        assert episodes(1, 50, 0.7) == "running: episode 50 of 120"
+        for damaged in (b"iteration 1 episode 5", b"\x1b[2J", b"", b"iteration 1 episode 5 of 9\n" * 99):
+            (run_dir / "progress").write_bytes(damaged)
+            assert seen.look(run_dir).text == "running"
+        told.close()
+        assert not (run_dir / "progress").exists()
+        os.mkfifo(run_dir / "progress")
+        assert seen.look(run_dir).text == "running", "nobody waits for a pipe"
+        nowhere = progress.Progress(tmp_path / "gone")
+        nowhere.episodes(0, 1, 2)
+        nowhere.close()
+    finally:
+        log.close()
+
+
+@pytest.mark.slow
+def test_a_run_notes_its_episodes_and_leaves_no_note(tmp_path):
+    """Seen from within, by the hook of the last iteration: its own note is still there."""
+    (tmp_path / "spy.py").write_text(
+        "import pathlib\nhere = pathlib.Path(__file__).parent\n"
+        "def spy(row): (here / 'seen').write_text((here / 'run/progress').read_text())\n"
+    )
+    outcome = launch.train(
+        1, *launch.SMALL, "--run-dir", str(tmp_path / "run"), "--iterations", "1", "--on-iteration", "spy:spy",
+        PYTHONPATH=launch.python_path(tmp_path),
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "seen").read_text().startswith("iteration 0 episode ")
+    assert not (tmp_path / "run" / "progress").exists()
 
 
 def test_a_killed_run_is_told_from_a_stopped_one(tmp_path):

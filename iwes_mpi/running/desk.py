@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from iwes_mpi.files.columns import IterationRow, Rows, rows_of
 from iwes_mpi.files.keeper import Keeper, StorageError
+from iwes_mpi.files.progress import Progress
 from iwes_mpi.files.provenance import provenance
 from iwes_mpi.mpi.process import library_version
 from iwes_mpi.mpi.program import FAILED, FINISHED, STORAGE_FAILED
@@ -83,6 +84,7 @@ class Desk:
             self._keeper = Keeper(plan, config, state, origin, begin)
         else:
             self._keeper = Unkept(state, begin)
+        self._progress: Progress | None = Progress(plan.place) if plan.kept else None
         self._display: Display = open_display(config, state, plan.place)
         self._diagnosis: Diagnosis = Diagnosis(config, state.theta.size)
         self._evaluation: LastEvaluation = LastEvaluation()
@@ -115,6 +117,8 @@ class Desk:
     def episodes(self, done: int, n: int) -> None:
         """Show how many of an iteration's episodes are done, about."""
         self._display.episodes(done, n)
+        if self._progress is not None:
+            self._progress.episodes(self._state.iteration, done, n)
 
     def _warn(self, text: str) -> None:
         self._display.note(f"warning: {self._work.spell(text)}")
@@ -128,16 +132,23 @@ class Desk:
         self._note(rows.iteration.return_mean, rows.iteration.return_max)
         self._evaluation(rows)
         self._display.update(rows)
+        if self._progress is not None:
+            self._progress.over()
         if text := self._diagnosis(rows):
             self._warn(text)
         if self._hook is not None:
             self._hook(rows.iteration)
         return FINISHED, ""
 
+    def _close_display(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+        self._display.close()
+
     def abandon(self) -> None:
         """Leave the terminal as it was, and the directory with a log of all iterations that were kept."""
         with suppress(Exception):  # another one is on its way
-            self._display.close()
+            self._close_display()
         with suppress(Exception):
             self._keeper.close()
 
@@ -149,7 +160,7 @@ class Desk:
                 self._keeper.save()
             except StorageError as error:
                 problem = str(error)
-        self._display.close()
+        self._close_display()
         try:
             self._keeper.close()
         except StorageError as error:

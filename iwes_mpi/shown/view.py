@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwes_mpi.files.log import LOG
+from iwes_mpi.files.progress import UnderWay, under_way
 from iwes_mpi.files.reader import LogError, is_being_written
 from iwes_mpi.files.run import Run, X, open_run
 from iwes_mpi.settings.command_line import flag
@@ -89,11 +90,11 @@ def look(run_dir: Path, before: View | None = None, now: float | None = None) ->
         writing = is_being_written(log)
     except (LogError, OSError) as error:
         return View("unreadable", f"cannot be read just now ({error})", before.run if before else None, stamp, since)
-    state, text = _state(seen, writing, now - since)
+    state, text = _state(seen, writing, now - since, under_way(run_dir))
     return View(state, text, seen, stamp, since)
 
 
-def _state(run: Run, writing: bool, silence: float) -> tuple[State, str]:
+def _state(run: Run, writing: bool, silence: float, progress: UnderWay | None) -> tuple[State, str]:
     """What goes on with a run whose log has not changed for `silence` seconds and is open in a writer, or is not."""
     rows = run.iterations
     n = len(rows)
@@ -107,7 +108,10 @@ def _state(run: Run, writing: bool, silence: float) -> tuple[State, str]:
         if not n:
             return "silent", text + ": killed, it hangs, or its first iteration is long"
         return "silent", text + (f" of {_seconds(usual)}" if usual else "") + ": killed, or it hangs"
-    return "running", "running" if n else "running its first iteration"
+    if progress is None or progress.iteration != n:
+        return "running", "running" if n else "running its first iteration: compiling"
+    what = "running" if n else "running its first iteration"
+    return "running", f"{what}: episode {progress.done} of {progress.n}"
 
 
 def _last(rows: "pd.DataFrame", column: str) -> float:
