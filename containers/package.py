@@ -24,7 +24,7 @@ class PyIwesMpi(PythonPackage):
     depends_on("py-numba@0.65:", type=("build", "run"))
     depends_on("py-gymnasium@1.2:1", type=("build", "run"))
     # Spack may have an older MuJoCo, or none: then write its package first.
-    depends_on("py-mujoco@4.0:4", type=("build", "run"))
+    depends_on("py-mujoco@3.17:4", type=("build", "run"))
     depends_on("py-h5py@3.12: ~mpi", type=("build", "run"))
     depends_on("py-pandas@2.2:", type=("build", "run"))
     depends_on("py-rich@13.7:", type=("build", "run"))

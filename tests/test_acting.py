@@ -319,13 +319,14 @@ def test_what_acts_otherwise_is_noticed(name):
 
 
 @pytest.mark.slow
-def test_the_example_of_the_page(run_dir, tmp_path):
+def test_the_example_of_the_page_and_of_the_readme(run_dir, tmp_path, monkeypatch):
     page = (launch.ROOT / "docs" / "policies.md").read_text("utf-8")
     (text,) = re.findall(r"```python\n(# act\.py\n.*?)```", page, flags=re.DOTALL)
     assert len(text.splitlines()) <= 20
     written = run_dir.parent / "written"
     outcome = launch.train(
-        1, "--env-id", "CartPole-v1", "--iterations", "1", "--noise-table-size", "20000", "--run-dir", str(written)
+        1, "--env-id", "CartPole-v1", "--iterations", "1", "--eval-every", "1", "--noise-table-size", "20000",
+        "--run-dir", str(written)
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     (tmp_path / "act.py").write_text(text)
@@ -337,3 +338,10 @@ def test_the_example_of_the_page(run_dir, tmp_path):
     policy = iwes_mpi.load_policy(tmp_path / "policy.npz")
     assert (policy.theta == iwes_mpi.open_run(written).theta.astype(np.float32)).all()
     assert Path(tmp_path / "policy.npz").stat().st_size < 10_000
+    (text,) = re.findall(r"```python\n(.*?)```", (launch.ROOT / "README.md").read_text("utf-8"), flags=re.DOTALL)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "cheetah").symlink_to(written)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(text, names)
+    assert names["action"] in (0, 1)

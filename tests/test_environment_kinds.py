@@ -40,6 +40,7 @@ class Kind(NamedTuple):
 
 
 RAM = {"env_kwargs": {"obs_type": "ram", "frameskip": 10}, "max_episode_steps": 50}
+CARTPOLE = {"env_kwargs": {"task": "cartpole-swingup"}, "max_episode_steps": 100}
 KINDS = [
     Kind("CartPole-v1"),
     Kind("Acrobot-v1", settings={"max_episode_steps": 100}),
@@ -48,6 +49,7 @@ KINDS = [
     Kind("LunarLander-v3", ("Box2D", "pygame"), {"max_episode_steps": 100}),
     Kind("BipedalWalker-v3", ("Box2D", "pygame"), {"max_episode_steps": 100}),
     Kind("ale_py:ALE/Pong-v5", ("ale_py",), RAM),
+    Kind("control:Control-v0", ("shimmy", "dm_control"), CARTPOLE),
 ]
 
 

@@ -58,9 +58,13 @@ def test_what_is_gymnasiums_own_is_not_asked(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_episodes_start_from_the_seed_modulo_the_bound() -> None:
-    """Held to NumPy's global generator itself."""
+    """Held to NumPy's global generator itself, behind all wrappers that Gymnasium has."""
     seen = []
-    runner: Any = open_runner(Config(env_id="environments:Legacy-v0", hidden_sizes=()))
+    gymnasium.register("Wrapped-v0", entry_point=lambda: gymnasium.make("Legacy-v0"), max_episode_steps=50)
+    try:
+        runner: Any = open_runner(Config(env_id="environments:Wrapped-v0", hidden_sizes=()))
+    finally:
+        del gymnasium.registry["Wrapped-v0"]
     reset = runner.env.reset
     runner.env.reset = lambda **given: seen.append(reset(**given)) or seen[-1]
     theta = np.zeros(runner.network.n_parameters, dtype=np.float32)
