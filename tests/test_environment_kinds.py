@@ -28,6 +28,12 @@ from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 from iwes_mpi.train import train
 
+pytestmark = [
+    # Box2D is made by SWIG, which crashes where this warning is an error
+    pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning"),
+    # dm_control looks for a screen
+    pytest.mark.filterwarnings(r"ignore:\(65550\)"),
+]
 PAGE = (launch.ROOT / "docs" / "environments.md").read_text("utf-8")
 
 
