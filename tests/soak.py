@@ -37,9 +37,9 @@ from iwes_mpi import open_run
 SETTINGS = [
     *("--env-id", "InvertedPendulum-v5", "--hidden-sizes", "5", "--n-pairs", "13", "--min-env-steps", "0"),
     *("--n-eval", "3", "--eval-every", "1", "--iw-updates", "2", "--min-ess", "0", "--noise-table-size", "20000"),
-    *("--learning-rate", "0.02", "--sigma", "0.1", "--max-episode-steps", "200", "--display", "none"),
+    *("--learning-rate", "0.02", "--sigma", "0.1", "--max-episode-steps", "20", "--display", "none"),
 ]
-STARTING = 300.0  # s within which a session must have logged a row, on a crowded machine too
+STARTING = 300.0  # s within which a session must have written a checkpoint, on a crowded machine too
 ENDING = 60.0  # s within which a fault must have ended it
 DISK = "64m"
 
@@ -51,7 +51,7 @@ class Fault:
     codes: set[int] | None  # that the session may end with; None: any but 0 and 2
     times: int = 0
     to_end: list[float] = field(default_factory=list)  # s from the fault to the session's end
-    to_next: list[float] = field(default_factory=list)  # s from the fault to the next row
+    to_next: list[float] = field(default_factory=list)  # s from the fault to the next checkpoint
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Soak:
         ) as process:  # fmt: skip
             while self._progress() == before and process.poll() is None:
                 if time.monotonic() - begin > STARTING:
-                    self.seen.problems.append(f"no row within {STARTING} s of a start")
+                    self.seen.problems.append(f"no checkpoint within {STARTING} s of a start")
                     return
                 time.sleep(0.05)
             if self._hurt_at is not None:
@@ -150,9 +150,9 @@ class Soak:
             self.seen.problems.append(f"a session ended with {process.returncode}")
 
     def _progress(self) -> float:
-        """When the log last grew; 0 if there is none."""
+        """When the last checkpoint was written; 0 if there is none."""
         with contextlib.suppress(OSError):
-            return (self.run_dir / "log.h5").stat().st_mtime
+            return (self.run_dir / "checkpoint.h5").stat().st_mtime
         return 0.0
 
     def _hurt(self, process: subprocess.Popen[str], ranks: list[int], name: str) -> None:
@@ -244,7 +244,7 @@ def report(soak: Soak, hours: float, compared: int) -> str:
         f"compared row by row, {soak.seen.reads} reads beside the run. Seconds are medians, and in parentheses the",
         "largest.",
         "",
-        "| what was done | times | s to the end | s to the next row, restart included |",
+        "| what was done | times | s to the end | s to the next checkpoint, restart included |",
         "| --- | --- | --- | --- |",
     ]
 
