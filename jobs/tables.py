@@ -32,7 +32,7 @@ IW_UPDATES = range(6)  # K
 # Settings that `options` changes one at a time, with common random numbers beside them, and the values without.
 OPTIONS: dict[str, object] = {
     "common_random_numbers": "true", "weigh_pairs": "false", "cross_fit": "false", "reuse_batches": 1,
-    "importance_mixing": 0.0, "whiten": "false", "shaping": "centered-rank", "optimizer": "adam", "momentum": 0.9,
+    "importance_mixing": "none", "whiten": "false", "shaping": "centered-rank", "optimizer": "adam", "momentum": 0.9,
 }  # fmt: skip
 
 COLUMNS = {

@@ -258,6 +258,14 @@ def test_an_element_is_a_row(tmp_path: Path) -> None:
     assert table_batch(tmp_path, "--seed", "3", SLURM_ARRAY_TASK_ID="2", **job) == (
         0, "", 'runs/b|--sigma|0.2|--env-kwargs|{"x y": 1}|--seed|3|'
     )  # fmt: skip
+    (tmp_path / "called").unlink()
+    for element in ("3", "4"):
+        code, errors, called = table_batch(tmp_path, SLURM_ARRAY_TASK_ID=element, **job)
+        assert (code, called) == (2, "")
+        assert f"no complete row {element}" in errors
+    code, errors, called = table_batch(tmp_path, **job)
+    assert (code, called) == (2, "")
+    assert "bash jobs/table.sbatch sweep.tsv" in errors
 
 
 SWITCHES = "run_dir\tcenter\tcross_fit\nruns/a\ttrue\tfalse\n"
@@ -269,14 +277,6 @@ def test_switches_in_a_table_are_flags(tmp_path: Path) -> None:
     assert table_batch(tmp_path, **job) == (0, "", "runs/a|--center|--no-cross-fit|")
     assert run_table(tmp_path, tmp_path / "table.tsv") == (0, "", ["runs/a"])
     assert "--center --no-cross-fit --run-dir" in (tmp_path / "calls").read_text()
-    (tmp_path / "called").unlink()
-    for element in ("3", "4"):
-        code, errors, called = table_batch(tmp_path, SLURM_ARRAY_TASK_ID=element, **job)
-        assert (code, called) == (2, "")
-        assert f"no complete row {element}" in errors
-    code, errors, called = table_batch(tmp_path, **job)
-    assert (code, called) == (2, "")
-    assert "bash jobs/table.sbatch sweep.tsv" in errors
 
 
 def test_a_chosen_cache_is_kept(batch: Batch) -> None:
