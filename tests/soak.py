@@ -276,11 +276,14 @@ def main() -> int:
     begin = time.monotonic()
     with place() as (folder, small), tempfile.TemporaryDirectory(prefix="soak-reference-") as reference:
         soak, rest = Soak(folder, small, random.Random(options.seed), options.other), Rest()
-        reader = Reader(soak.run_dir, soak.seen)
+        reader, said = Reader(soak.run_dir, soak.seen), 0
         reader.start()
         while time.monotonic() - begin - rest.seconds < 3600 * options.hours and len(soak.seen.problems) < 20:
             soak.session()
-            print(f"{soak.sessions}, {soak.rows()} iterations, {len(soak.seen.problems)} problems", file=sys.stderr)
+            under = ", ".join(f"{count} {name}" for name, count in soak.sessions.items())
+            problems = soak.seen.problems[said:]
+            print(f"{under} sessions, {soak.rows()} iterations", *problems, sep="\n  ", file=sys.stderr)
+            said += len(problems)
             rest.take()
         hours = (time.monotonic() - begin - rest.seconds) / 3600
         limit = open_run(soak.run_dir).checkpoint.state.iteration + 1
