@@ -94,7 +94,7 @@ def test_it_trains(kind, tmp_path, capfd):
     assert (run.iterations["theta_digest"].nunique() > 1) == told_apart
     env = make_env(run.config)
     obs, _ = env.reset(seed=3)
-    assert env.action_space.contains(run.policy()(obs))
+    assert env.action_space.contains(run.policy(trust=True)(obs))
     env.close()
 
 
