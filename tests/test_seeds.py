@@ -96,7 +96,15 @@ def test_the_same_bits_on_one_and_three_ranks_and_a_film_of_what_was_scored(
     for ranks in (1, 3):
         run_dir = tmp_path / f"run{ranks}"
         outcome = launch.train(
-            ranks, *launch.SMALL, "--env-id", "environments:Legacy-v0", "--iterations", "2", "--run-dir", str(run_dir)
+            ranks,
+            *launch.SMALL,
+            "--env-id",
+            "environments:Legacy-v0",
+            "--iterations",
+            "2",
+            "--run-dir",
+            str(run_dir),
+            timeout=280,
         )
         assert outcome.code == 0, outcome.err
     assert_same_bits(tmp_path / "run3", tmp_path / "run1")
