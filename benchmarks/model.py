@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sleeper import draw_length
+from sleeper import draw_length, draw_pair
 
 from iwes_mpi import open_run
 from iwes_mpi.mpi import queue
@@ -333,7 +333,10 @@ def grown(workload: Workload, factor: float, seed: int = 0) -> Workload:
 
 
 def simulated(kind: str, n_pairs: int, n_eval: int, populations: int = 10, seed: int = 1) -> Workload:
-    """Episodes of `sleeper.draw_length`, a second per step."""
+    """Episodes of `sleeper.draw_length`, or of `draw_pair` if `kind` is "mirrored", a second per step."""
     rng = np.random.default_rng(seed)
+    if kind == "mirrored":
+        pairs = np.array([draw_pair(rng) for _ in range(populations * n_pairs)], dtype=np.float64)
+        return Workload(pairs.reshape(populations, n_pairs, 2), n_eval, 1.0)
     drawn = [draw_length(rng, kind) for _ in range(populations * 2 * n_pairs)]
     return Workload(np.array(drawn, dtype=np.float64).reshape(populations, n_pairs, 2), n_eval, 1.0)
