@@ -5,6 +5,7 @@ pair, an update and the log cost: `of_run`. The model hands out episodes as `iwe
 one; messages cost latency and bandwidth as given: `predict`.
 """
 
+import functools
 import heapq
 import math
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sleeper import draw_length
+from sleeper import draw_length, draw_pair
 
 from iwes_mpi import open_run
 from iwes_mpi.mpi import queue
@@ -61,15 +62,16 @@ class Workload:
         ranks_per_node: int = 10**9,
         repeats: int = 20,
         order: Callable[[NDArray[np.float64]], NDArray[np.int64]] | None = None,
+        seconds: int = 0,
     ) -> float:
         """The share of the cores' time that goes into episodes, if nothing else took any.
 
-        `order` makes an order of a population's episodes out of their durations (n_pairs, 2).
+        `order` makes an order of a population's episodes out of their durations (n_pairs, 2); `seconds` as in `spans`.
         """
         total = span = 0.0
         for population, evaluation in self.draws(repeats):
             chosen = None if order is None else order(population)
-            busy = spans(population, evaluation, ranks, ranks_per_node, schedule, chosen)
+            busy = spans(population, evaluation, ranks, ranks_per_node, schedule, chosen, seconds)
             total += busy.mean()
             span += busy.max()
         return total / span
@@ -160,6 +162,7 @@ def spans(
     ranks_per_node: int,
     schedule: Schedule,
     order: NDArray[np.int64] | None = None,
+    seconds: int = 0,
 ) -> NDArray[np.float64]:
     """How long each rank is busy with episodes, (ranks,), if they are handed out as `WorkQueue` does.
 
@@ -174,42 +177,50 @@ def spans(
     schedule : "static", "dynamic", "nodes" or "pairs"
     order : (2·n_pairs,) or None
         In which episodes of the population are begun; by default as they come.
+    seconds : -1, 0 or 1
+        If not 0, all first members come first, and then second ones as `WorkQueue` orders them: by how short (-1) or
+        how long (1) the first was.
     """
     if schedule == "static":
         return _slices(evaluation, ranks) + _slices(population.ravel(), ranks)
-    units = population.sum(axis=1) if schedule == "pairs" else population.ravel()
+    nodes = math.ceil(ranks / ranks_per_node)
+    shares = schedule == "dynamic" and ranks >= queue.FEWEST_RANKS
+    if schedule != "dynamic" or not (shares or 1 == nodes < ranks):
+        seconds = 0
+    units = population.sum(axis=1) if schedule == "pairs" else (population.T if seconds else population).ravel()
     if order is not None:
         units = units[order]
-    work = np.concatenate([evaluation, units])
-    nodes = math.ceil(ranks / ranks_per_node)
-    node_of = np.arange(ranks) // ranks_per_node
-    held_back = 0
-    if schedule == "dynamic" and nodes > 1 and ranks >= queue.FEWEST_RANKS:
-        held_back = int(queue.RESERVE * len(work))
-    own_of = node_of[np.arange(len(work) - held_back) % ranks]  # of every `ranks` items in a row, one per rank
-    own = [iter(work[: len(work) - held_back][own_of == node].tolist()) for node in range(nodes)]
-    rest = work[len(work) - held_back :].tolist()
-    granted: list[list[float]] = [[] for _ in range(nodes)]
-    serving_from = queue.SERVES_FROM * np.count_nonzero(own_of == 0) if held_back else math.inf
-    begun, given = 0, 0  # episodes begun on node 0; episodes given from the reserve
+    durations = np.concatenate([evaluation, units])
+    work, n_pairs = durations.tolist(), len(population)
+    node_of = (np.arange(ranks) // ranks_per_node).tolist()
+    held_back = n_pairs if seconds else int(queue.RESERVE * len(work)) if shares and nodes > 1 else 0
+    own_of = np.arange(len(work) - held_back) % ranks // ranks_per_node  # of every `ranks` items in a row, one per rank
+    own = [iter(np.flatnonzero(own_of == node).tolist()) for node in range(nodes)]
+    granted: list[list[int]] = [[] for _ in range(nodes)]
+    serves_from = queue.SERVES_FROM * np.count_nonzero(own_of == 0) if held_back and nodes > 1 else math.inf
+    rest = queue.Choice(len(work) - held_back, held_back, seconds or None)
+    ended = np.full(len(work), np.inf)  # when each item is done
+    begun = 0  # episodes begun on node 0
     busy = np.zeros(ranks)
     free = [(0.0, rank) for rank in range(ranks)]  # when each rank is next free: a heap
     while free:
         now, rank = free[0]
-        node = int(node_of[rank])
-        duration = None if rank == 0 and begun >= serving_from else next(own[node], None)
-        if duration is None and held_back and rank > 0:
-            if not granted[node] and given < held_back:
-                n = max(1, (held_back - given) // (2 * nodes))
-                granted[node] = rest[given : given + n][::-1]
-                given += n
-            duration = granted[node].pop() if granted[node] else None
-        if duration is None:
+        node = node_of[rank]
+        item = None if rank == 0 and begun >= serves_from else next(own[node], None)
+        if item is None and held_back and (rank > 0 or nodes == 1):
+            if not granted[node]:
+                if seconds:
+                    firsts = len(evaluation) + np.arange(n_pairs)
+                    told = np.flatnonzero((own_of[firsts] == node) & (ended[firsts] <= now))
+                    rest.learn(told, durations[firsts[told]])
+                granted[node] = rest.take(2 * nodes)[::-1].tolist()
+            item = granted[node].pop() if granted[node] else None
+        if item is None:
             heapq.heappop(free)
             continue
         begun += node == 0
-        busy[rank] = now + duration
-        heapq.heapreplace(free, (now + duration, rank))
+        busy[rank] = ended[item] = now + work[item]
+        heapq.heapreplace(free, (now + work[item], rank))
     return busy
 
 
@@ -271,11 +282,10 @@ def predict(
         Populations to average over.
     """
     group = {"all": ranks, "node": min(ranks, machine.ranks_per_node), "root": 1}[weights_on]
-    rollouts = span = 0.0
-    for population, evaluation in workload.draws(repeats):
-        busy = spans(population, evaluation, ranks, machine.ranks_per_node, schedule)
-        rollouts += busy.mean() / repeats
-        span += busy.max() / repeats
+    rollouts, span = _episodes(
+        workload.lengths.tobytes(), workload.lengths.shape, workload.n_eval, workload.step, ranks,
+        machine.ranks_per_node, schedule, repeats,
+    )  # fmt: skip
     updates = 1 + iw_updates
     # A node's ranks read their pairs' noise through one memory.
     rows_per_node = workload.n_pairs * min(group, machine.ranks_per_node) / group
@@ -295,6 +305,24 @@ def predict(
     return Prediction(ranks, rollouts, span - rollouts, weights, comm, update, workload.io, one / (ranks * total))
 
 
+@functools.lru_cache(maxsize=64)
+def _episodes(
+    lengths: bytes, shape: tuple[int, ...], n_eval: int, step: float, ranks: int, ranks_per_node: int,
+    schedule: Schedule, repeats: int,
+) -> tuple[float, float]:  # fmt: skip
+    """Seconds of a rank's episodes and of those of the last to be done, means over populations.
+
+    Predictions that differ in updates or messages alone share it: it takes nearly all of a prediction's time.
+    """
+    workload = Workload(np.frombuffer(lengths).reshape(shape), n_eval, step)
+    rollouts = span = 0.0
+    for population, evaluation in workload.draws(repeats):
+        busy = spans(population, evaluation, ranks, ranks_per_node, schedule)
+        rollouts += busy.mean() / repeats
+        span += busy.max() / repeats
+    return rollouts, span
+
+
 def grown(workload: Workload, factor: float, seed: int = 0) -> Workload:
     """The workload with `factor` times the pairs, their lengths drawn from those logged."""
     rng = np.random.default_rng(seed)
@@ -305,7 +333,10 @@ def grown(workload: Workload, factor: float, seed: int = 0) -> Workload:
 
 
 def simulated(kind: str, n_pairs: int, n_eval: int, populations: int = 10, seed: int = 1) -> Workload:
-    """Episodes of `sleeper.draw_length`, a second per step."""
+    """Episodes of `sleeper.draw_length`, or of `draw_pair` if `kind` is "mirrored", a second per step."""
     rng = np.random.default_rng(seed)
+    if kind == "mirrored":
+        pairs = np.array([draw_pair(rng) for _ in range(populations * n_pairs)], dtype=np.float64)
+        return Workload(pairs.reshape(populations, n_pairs, 2), n_eval, 1.0)
     drawn = [draw_length(rng, kind) for _ in range(populations * 2 * n_pairs)]
     return Workload(np.array(drawn, dtype=np.float64).reshape(populations, n_pairs, 2), n_eval, 1.0)

@@ -9,9 +9,11 @@
 RUN is a run with ``--log-population``. What the model knows of it, and reckons with, is in benchmarks/model.py.
 
 ``--simulate`` shows the static schedule; a queue per node, of pairs and of episodes; and the dynamic schedule, whose
-queues share a reserve. Then what this program does not do: one queue over all nodes, with the episodes as they come;
-with second members by how short the first was; and longest first, as who knew all lengths could. It fails if the
-dynamic schedule keeps ranks less busy than `BUSY`.
+queues share a reserve, with the episodes as they come ("plain") and with second members by how long the first was, if
+that tells anything, which is what this program does. Then what it does not do: one queue over all nodes, with the
+episodes as they come, with second members by how short the first was; and longest first, as who knew all lengths
+could. It fails if the dynamic schedule keeps ranks less busy than `BUSY`, whose last line is for pairs whose lengths
+hang together as on Hopper, and otherwise as "early".
 
 ``--check`` replays the very episodes of sleeping runs at several numbers of ranks with one figure measured, the
 seconds per step of the run with the fewest ranks. It fails unless each run's rollouts and waiting agree to `TOLERANCE`,
@@ -30,9 +32,10 @@ from typing import Any
 from model import Machine, grown, longest_first, of_run, predict, second_by_first, simulated
 
 from iwes_mpi import open_run
+from iwes_mpi.method.es import tendency
 
 TOLERANCE, OTHERS = 0.08, 0.10
-BUSY = {"mixed": 0.92, "early": 0.775}  # least busy shares of 720 ranks
+BUSY = {"mixed": 0.92, "early": 0.775, "mirrored": 0.80}  # least busy shares of 720 ranks
 
 
 def simulate(run: str | None) -> bool:
@@ -44,11 +47,13 @@ def simulate(run: str | None) -> bool:
             f"row {row}": grown(replace(logged, lengths=logged.lengths[row : row + 1], n_eval=0), 5040 / logged.n_pairs)
             for row in range(len(logged.lengths))
         }
-    heads = ("static", "pairs", "nodes", "dynamic", "one queue", "second by first", "longest first")
+    heads = ("static", "pairs", "nodes", "plain", "dynamic", "one queue", "second by first", "longest first")
     print(f"{'episodes':8}  " + "  ".join(f"{head:>{max(7, len(head))}}" for head in heads))
     good = True
     for kind, work in works.items():
         shares = [work.busy_share(720, schedule, 48, 10) for schedule in ("static", "pairs", "nodes", "dynamic")]
+        sign = tendency(work.lengths[0])
+        shares.append(work.busy_share(720, "dynamic", 48, 10, seconds=sign) if sign else shares[-1])
         orders = [work.busy_share(720, "nodes", 720, 10, order) for order in (None, second_by_first, longest_first)]
         print(
             f"{kind:8}  "
@@ -56,7 +61,7 @@ def simulate(run: str | None) -> bool:
                 f"{share:{max(7, len(head))}.3f}" for share, head in zip((*shares, *orders), heads, strict=True)
             )
         )
-        good &= shares[3] >= BUSY.get(kind, 0.0)
+        good &= shares[-1] >= BUSY.get(kind, 0.0)
     return good
 
 
@@ -65,7 +70,7 @@ def check(folder: Path) -> bool:
     runs: list[tuple[int, str, Any, Path]] = sorted(
         (int(found[3]), found[1], found[2], path)
         for path in folder.iterdir()
-        if (found := re.fullmatch(r"(mixed|early)-(dynamic|static)-(\d+)", path.name))
+        if (found := re.fullmatch(r"(mixed|early|mirrored)-(dynamic|static)-(\d+)", path.name))
     )
     if not runs:
         sys.exit(f"{folder} holds no runs of benchmarks/scheduling.py")

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from iwes_mpi import open_run
+from iwes_mpi.method.es import tendency
+from iwes_mpi.mpi.queue import Choice
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 ROUNDS = [[3, 20], [0, 7], [30, 0], [1, 1], [0, 0], [5, 40]]
@@ -18,7 +20,7 @@ NEVER = 99  # more ranks than any test has: no reserve
 
 def probe(ranks: int, schedule: str, reserve_from: int, event: str = "nothing") -> launch.Outcome:
     """Hand out all rounds on two nodes."""
-    arguments = (schedule, str(reserve_from), event, *map(json.dumps, ROUNDS))
+    arguments = (schedule, str(reserve_from), event, *(json.dumps([0, *lengths]) for lengths in ROUNDS))
     return launch.program(ranks, "queue_probe.py", *arguments, MPIR_CVAR_NUM_CLIQUES="2")
 
 
@@ -35,18 +37,67 @@ def test_every_item_is_handed_out_once(schedule: str, reserve_from: int, ranks: 
     assert outcome.code == 0, outcome.err
     found = json.loads(outcome.out)
     for number, lengths in enumerate(ROUNDS):
-        items = sorted(tuple(item) for _, taken in found for item in taken[number])
+        items = sorted((which, i) for _, taken in found for _, which, i in taken[number])
         assert items == [(which, i) for which, length in enumerate(lengths) for i in range(length)]
         for _, taken in found:
-            assert taken[number] == sorted(taken[number]), "the first list's items come first"
+            assert taken[number] == sorted(taken[number], key=lambda item: item[1:]), (
+                "the first list's items come first"
+            )
     sizes = {node: sum(of == node for of, _ in found) for node, _ in found}
     if schedule == "dynamic" and len(sizes) == 2:
         own = (
             math.ceil(0.75 * 45) if reserve_from <= ranks else 45
         )  # of the last round's items, one by one to all ranks
-        by_item = {5 * which + i: node for node, taken in found for which, i in taken[-1]}
+        by_item = {5 * which + i: node for node, taken in found for _, which, i in taken[-1]}
         positions = [node for node in sorted(sizes) for _ in range(sizes[node])]
         assert [by_item[item] for item in range(own)] == [positions[item % ranks] for item in range(own)]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(("nodes", "ranks"), [(1, 3), (2, 4)])
+def test_second_members_come_by_how_long_the_first_lasted(nodes: int, ranks: int) -> None:
+    rounds = [[-1, 3, 120], [1, 0, 120], [0, 5, 20], [-1, 1, 2], [1, 2, 0]]
+    arguments = ("dynamic", "2", "nothing", *map(json.dumps, rounds))
+    outcome = launch.program(ranks, "queue_probe.py", *arguments, MPIR_CVAR_NUM_CLIQUES=str(nodes))
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    for number, (sign, *lengths) in enumerate(rounds):
+        items = [(which, i) for _, taken in found for _, which, i in taken[number]]
+        assert sorted(items) == [(which, i) for which, length in enumerate(lengths) for i in range(length)]
+        if not sign:
+            continue
+        for _, taken in found:
+            order = [(which, i % 2) for _, which, i in taken[number]]
+            assert order == sorted(order), "first members come before second ones"
+        begun = sorted((when, i // 2) for _, taken in found for when, which, i in taken[number] if which and i % 2)
+        firsts = [sign * (1 + 37 * pair % 101) for _, pair in begun]
+        half = len(firsts) // 2
+        if half > 5:  # in order but for what was not known yet, and for ranks that take items at the same time
+            assert np.mean(firsts[:half]) > np.mean(firsts[half:]) + 5
+
+
+def test_what_is_left_is_chosen_by_what_is_known() -> None:
+    choice = Choice(10, 4, -1)
+    choice.learn(np.array([1, 3]), np.array([7, 5]))
+    assert choice.take(2).tolist() == [13, 11], "short firsts first; those that still run are long"
+    choice.learn(np.array([2]), np.array([900]))
+    assert choice.take(2).tolist() == [12]
+    assert [choice.take(2).tolist() for _ in range(2)] == [[10], []]
+    choice = Choice(10, 4, 1)
+    choice.learn(np.array([1, 3]), np.array([7, 5]))
+    choice.drop(np.array([10]))
+    assert choice.take(1).tolist() == [12, 11, 13]
+    assert Choice(10, 4, None).take(2).tolist() == [10, 11], "as they come"
+
+
+def test_how_lengths_of_pairs_hang_together() -> None:
+    rng = np.random.default_rng(0)
+    first, noise = rng.exponential(100, (2, 400))
+    assert tendency(np.stack([first, first + noise], axis=1)) == 1
+    assert tendency(np.stack([first, noise - first], axis=1)) == -1
+    assert tendency(np.full((400, 2), 1000)) == 0, "all alike"
+    unrelated = [tendency(rng.exponential(100, (400, 2))) != 0 for _ in range(200)]
+    assert 0.01 < np.mean(unrelated) < 0.1, "two standard deviations: 0.046"
 
 
 @pytest.mark.mpi

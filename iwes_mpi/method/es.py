@@ -17,7 +17,7 @@ from iwes_mpi.method.report import Population, Report
 from iwes_mpi.method.seeding import Stream, generator
 from iwes_mpi.method.state import State
 from iwes_mpi.mpi.message import Message, counts, slots
-from iwes_mpi.mpi.queue import WorkQueue
+from iwes_mpi.mpi.queue import Seconds, WorkQueue
 from iwes_mpi.mpi.stop import StopFlag
 from iwes_mpi.mpi.world import World
 from iwes_mpi.policy import network
@@ -62,6 +62,7 @@ class EvolutionStrategies:
         self.phases = Phases()
         self.on_episode: Callable[[int, int], None] | None = None
         self._queue = WorkQueue(world, config.schedule, stop, config.n_eval + 2 * config.n_pairs)
+        self._tendency = 0  # of pairs' lengths in the last population
         self._theta32 = network.empty_parameters(state.theta.size)
         updating = world.weights_group(config.weights_on)
         self.learner = Learner(config, world, updating, noise, state, self.phases, runner.limit)
@@ -82,6 +83,7 @@ class EvolutionStrategies:
             self.world.broadcast(self.state.theta)  # ranks that took no part in the last updates learn theta here
         kept, fresh = learner.choose()
         population = self._evaluate(fresh)
+        self._tendency = tendency(population.lengths)
         report = learner.update(kept, population)
         self._wait()  # ranks that take no part in the updates
         learner.count(report)
@@ -147,7 +149,10 @@ class EvolutionStrategies:
             returns, lengths, observed = message["returns"], message["lengths"], message["observed"]
             sigma, perturb, run, episodes_run = self.learner.sigma, self.learner.perturb, self.runner.run, 0
             tell, size, n_episodes = self.on_episode, self.world.size, n_eval + members.size
-            for is_population, item in self._queue.items(n_eval, members.size):
+            seconds = None
+            if self._tendency and members.size == 2 * n:
+                seconds = Seconds(lengths[n_eval:].reshape(n, 2), self._tendency)
+            for is_population, item in self._queue.items(n_eval, members.size, seconds=seconds):
                 if not is_population:
                     theta32[:] = state.theta
                     rng = generator(config.seed, Stream.EVALUATION_EPISODE, iteration, item)
@@ -195,3 +200,22 @@ class EvolutionStrategies:
             raise self.learner.diverged()
         means = message["nanoseconds"] / (1e9 * self.world.size)
         return dict(zip(Phase, means.tolist(), strict=True))
+
+
+def tendency(lengths: NDArray[np.int64]) -> int:
+    """Whether the second member of a pair lasts the longer, the longer (1) or the shorter (-1) the first one lasted.
+
+    Told by the correlation of ranks in a population's lengths (n, 2), of the first pairs if there are many; 0 if it is
+    within what chance makes of unrelated lengths, or if all are as long.
+    """
+    sample = lengths[:_TELLING]
+    ranks = [np.unique(column, return_inverse=True)[1] for column in sample.T]
+    first, second = (column - column.mean() for column in ranks)
+    product, squares = float(first @ second), float(first @ first) * float(second @ second)
+    if len(sample) * product**2 <= _CHANCE**2 * squares:
+        return 0
+    return 1 if product > 0 else -1
+
+
+_TELLING = 2000  # pairs, from which the correlation is clear enough
+_CHANCE = 2.0  # standard deviations of the correlation of unrelated lengths
