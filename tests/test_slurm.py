@@ -404,11 +404,14 @@ def test_a_lost_node_is_done_without(slurm: Slurm, expected: np.ndarray) -> None
     rng, faults = random.Random(5), []
     for i in range(int(os.environ.get("IWES_NODE_KILLS", "2"))):
         node, other = (2, 1) if i % 2 == 0 else (1, 2)
-        job = slurm.submit(TRAIN, *FLAGS, "--iterations", "40", pause=SLOW)
+        job = slurm.submit(TRAIN, *FLAGS, "--iterations", "24", pause=SLOW)
         # Fewer nodes than wanted are left: requeued by the script
-        strict = slurm.submit(TRAIN, *FLAGS, "--iterations", "40", pause=SLOW, MIN_NODES="2") if i == 0 else None
+        strict = slurm.submit(TRAIN, *FLAGS, "--iterations", "24", pause=SLOW, MIN_NODES="2") if i == 0 else None
         begun = [job, strict] if strict else [job]
+        wait_for(lambda job=job: job.run_dir.exists() and job.events(), 60, "the start")
+        begin = time.time()
         wait_for(lambda begun=begun: min(some.iterations() for some in begun) >= 1, 180, "an iteration")
+        start = time.time() - begin
         time.sleep(rng.uniform(0, 5))
         subprocess.run([CLUSTER, "kill-node", slurm.cluster, str(node)], check=True, timeout=60)
         begin, before = time.time(), job.iterations()
@@ -418,7 +421,8 @@ def test_a_lost_node_is_done_without(slurm: Slurm, expected: np.ndarray) -> None
         wait_for(lambda job=job: ranks_now(job) == 1, 120, "an iteration on the node that is left")
         end = time.time()
         ranks = iwes_mpi.open_run(job.run_dir).iterations["ranks"].to_numpy()
-        faults.append((node, again - begin, end - begin, before - int(np.flatnonzero(ranks == 1)[0])))
+        faults.append((again - begin, end - begin, before - int(np.flatnonzero(ranks == 1)[0]), start, node))
+        print("restarted, next iteration [s], iterations lost, start [s], node:", *np.round(faults[-1], 1), flush=True)
         assert job.field("Restarts") == "0"
         if strict:
             wait_for(lambda job=strict: job.field("Restarts") == "1", 60, "the requeue")
@@ -427,18 +431,22 @@ def test_a_lost_node_is_done_without(slurm: Slurm, expected: np.ndarray) -> None
         subprocess.run([CLUSTER, "start-node", slurm.cluster, str(node)], check=True, timeout=30)
         for some in begun:
             assert some.end()[0] == "COMPLETED", some.output()
-            np.testing.assert_array_equal(digests(some.run_dir), expected[:40])
+            np.testing.assert_array_equal(digests(some.run_dir), expected[:24])
         # Where the batch script was lost, the job starts once more when the run has ended, to tell Slurm so.
         ends = ["exit 0"] if node == 2 else ["exit 0", "start restart 1 on node[1-2] with 2 tasks", "exit 0"]
         assert job.events()[-len(ends) :] == ends
         assert len(job.events()) == 2 + len(ends), "no requeue"
         wait_for(lambda: slurm.call("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2, 120, "the nodes")
     for node in (2, 1):
-        some = np.array([fault[1:] for fault in faults if fault[0] == node])
-        print(f"node{node} killed {len(some)} times: restarted after {np.median(some[:, 0]):.1f} s (at most "
-              f"{some[:, 0].max():.1f}), next iteration after {np.median(some[:, 1]):.1f} s (at most "
-              f"{some[:, 1].max():.1f}), complete iterations lost {np.median(some[:, 2]):g} (at most "
-              f"{some[:, 2].max():g})", flush=True)  # fmt: skip
+        some = np.array([fault for fault in faults if fault[-1] == node])
+        for what, values in zip(
+            ("restarted [s]", "next iteration [s]", "complete iterations lost", "for comparison: a start [s]"),
+            some.T,
+            strict=False,
+        ):
+            print(
+                f"node{node} killed {len(some)} times: {what}: median {np.median(values):.1f}, most {values.max():.1f}"
+            )
 
 
 def ranks_now(job: Job) -> int:
