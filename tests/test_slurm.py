@@ -15,12 +15,13 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+import launch
 import numpy as np
 import pytest
 
 import iwes_mpi
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test waits for what all share
 
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = ROOT / "tests/slurm/cluster.sh"
@@ -45,11 +46,12 @@ def missing() -> str | None:
 
 
 def wait_for(what: Callable[[], object], seconds: float, name: str) -> None:
-    """Return as soon as `what` returns something true."""
+    """Return as soon as `what` returns something true. `seconds` are those of a machine with a core for each process."""
+    seconds *= launch.crowding()
     end = time.monotonic() + seconds
     while not what():
         if time.monotonic() > end:
-            pytest.fail(f"{name}: not within {seconds} s")
+            pytest.fail(f"{name}: not within {seconds:.0f} s")
         time.sleep(0.5)
 
 
@@ -138,7 +140,8 @@ class Job:
 
     def events(self) -> list[str]:
         """What slurm.log tells: "start restart 0 ...", "exit 0", ..."""
-        lines = (self.run_dir / "slurm.log").read_text().splitlines()
+        log = self.run_dir / "slurm.log"
+        lines = log.read_text().splitlines() if log.exists() else []
         return [" ".join(line.split("\t")[2:]) for line in lines]
 
 
@@ -173,7 +176,7 @@ def expected(slurm: Slurm) -> np.ndarray:
     """The digests of a run that nobody disturbed, on one rank and without Slurm."""
     run_dir = slurm.folder / "uninterrupted"
     command = [sys.executable, "-m", "iwes_mpi.train", *FLAGS, "--iterations", str(ITERATIONS), "--run-dir", run_dir]
-    subprocess.run(command, cwd=slurm.folder, env=slurm.environment, check=True, timeout=150, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=slurm.folder, env=slurm.environment, check=True, timeout=400, stdout=subprocess.DEVNULL)
     result = digests(run_dir)
     assert len(set(result)) == ITERATIONS
     return result
@@ -336,7 +339,7 @@ def test_a_failing_rank_ends_all_under_plain_srun(slurm: Slurm, fault: str, tmp_
     done = subprocess.run(
         command, cwd=slurm.folder, env=slurm.environment, capture_output=True, text=True, timeout=90, check=False
     )
-    assert time.time() - since.stat().st_mtime < TOLD, done.stderr
+    assert time.time() - since.stat().st_mtime < TOLD * launch.crowding(), done.stderr
     assert done.returncode not in (0, 2, 75)
     assert done.stderr.count(FAULTS[fault]) == 1, done.stderr
     died = f"iwes_mpi: rank 1 of 4 {'failed:' if fault == 'raise' else 'died without a word'}"
@@ -355,7 +358,7 @@ def test_a_failing_rank_fails_the_job(slurm: Slurm, jobs: dict[str, Job], fault:
         datetime.strptime(last[0], "%Y-%m-%dT%H:%M:%S%z").timestamp()
         - (slurm.folder / f"since-{fault}").stat().st_mtime
     )
-    assert took < 2 * TOLD
+    assert took < 2 * TOLD * launch.crowding()
 
 
 def test_a_killed_rank_is_started_again_at_once(slurm: Slurm, expected: np.ndarray) -> None:
@@ -366,6 +369,23 @@ def test_a_killed_rank_is_started_again_at_once(slurm: Slurm, expected: np.ndarr
     assert "a rank was killed or crashed" in job.events()[-1]
     job.pause(0)
     assert job.end() == ("COMPLETED", "0:0", "0")
+    np.testing.assert_array_equal(digests(job.run_dir), expected[:40])
+
+
+def test_an_allocation_that_shrinks_and_grows_needs_no_flag(slurm: Slurm, expected: np.ndarray) -> None:
+    job = slurm.submit(TRAIN, *FLAGS, "--iterations", "40", pause=SLOW)
+    wait_for(lambda: job.iterations() >= 1 and ranks_now(job) == 2, 120, "an iteration on both nodes")
+    slurm.call("scontrol", "update", f"JobId={job.id}", "NumNodes=1")
+    wait_for(lambda: ranks_now(job) == 1, 120, "an iteration on the node that is left")
+    assert job.field("Restarts") == "0"
+    slurm.call("scontrol", "requeuehold", job.id)
+    job.wait("PENDING", "REQUEUE_HOLD")
+    for change in ("NumTasks=2", "NumNodes=2-2"):
+        slurm.call("scontrol", "update", f"JobId={job.id}", change)
+    slurm.call("scontrol", "release", job.id)
+    wait_for(lambda: ranks_now(job) == 2, 120, "an iteration on both nodes again")
+    job.pause(0)
+    assert job.end() == ("COMPLETED", "0:0", "1")
     np.testing.assert_array_equal(digests(job.run_dir), expected[:40])
 
 
@@ -381,7 +401,6 @@ def rank_of(job: Job, number: str) -> int:
     raise AssertionError(f"job {job.id} has no rank {number}")
 
 
-@pytest.mark.timeout(700)
 def test_three_time_limits_change_no_bit(jobs: dict[str, Job], expected: np.ndarray) -> None:
     limited = jobs["limited"]
     wait_for(lambda: int(limited.field("Restarts")) >= 3, 240, "three time limits")
@@ -408,7 +427,7 @@ def test_a_lost_node_is_done_without(slurm: Slurm, expected: np.ndarray) -> None
         # Fewer nodes than wanted are left: requeued by the script
         strict = slurm.submit(TRAIN, *FLAGS, "--iterations", "24", pause=SLOW, MIN_NODES="2") if i == 0 else None
         begun = [job, strict] if strict else [job]
-        wait_for(lambda job=job: job.run_dir.exists() and job.events(), 60, "the start")
+        wait_for(job.events, 60, "the start")
         begin = time.time()
         wait_for(lambda begun=begun: min(some.iterations() for some in begun) >= 1, 180, "an iteration")
         start = time.time() - begin
