@@ -46,7 +46,7 @@ def missing() -> str | None:
 
 
 def wait_for(what: Callable[[], object], seconds: float, name: str) -> None:
-    """Return as soon as `what` returns something true. `seconds` are those of a machine with a core for each process."""
+    """Return as soon as `what` returns something true. `seconds` are of a machine with a core for each process."""
     seconds *= launch.crowding()
     end = time.monotonic() + seconds
     while not what():
