@@ -22,10 +22,13 @@ NOT_FLAGS = ("figure", "run_dir")
 
 
 def flags(row: dict[str, str]) -> list[str]:
-    """A row's settings on the command line of iwes_mpi.train."""
-    return [
-        part for name, value in row.items() if name not in NOT_FLAGS for part in (f"--{name.replace('_', '-')}", value)
-    ]
+    """A row's settings on the command line of iwes_mpi.train; `true` and `false` become --setting and --no-setting."""
+    found = []
+    for name, value in row.items():
+        if name not in NOT_FLAGS:
+            flag = name.replace("_", "-")
+            found += {"true": [f"--{flag}"], "false": [f"--no-{flag}"]}.get(value, [f"--{flag}", value])
+    return found
 
 
 def read(table: Path) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ scaled             the same figures on a laptop: HalfCheetah-v5 cut to 200 steps
 reference          environment steps to the returns of Salimans et al. (2017), by ES and by IW-ES
 sample_efficiency  environment steps to a return, by ES and by IW-ES with the settings that jobs/tune.py has found,
                    and seeds that it has not seen
+options            what one option more brings on HalfCheetah, by the environment steps to a return
 =================  ===========================================================================================
 """
 
@@ -28,11 +29,18 @@ Row = tuple[object, ...]
 SEEDS = range(1, 6)
 IW_UPDATES = range(6)  # K
 
+# Settings that `options` changes one at a time, and their values where it does not.
+OPTIONS: dict[str, object] = {
+    "common_random_numbers": "true", "weigh_pairs": "false", "cross_fit": "false", "reuse_batches": 1,
+    "importance_mixing": "none",
+}  # fmt: skip
+
 COLUMNS = {
     "paper": ("figure", "run_dir", "preset", "iw_updates", "learning_rate", "seed", "iterations"),
     "scaled": ("figure", "run_dir", "config", "iw_updates", "learning_rate", "seed", "iterations"),
     "reference": ("figure", "run_dir", "config", "iw_updates", "learning_rate", "seed"),
     "sample_efficiency": ("figure", "run_dir", "config", "seed"),
+    "options": ("figure", "run_dir", "config", "stop_at_return", "max_env_steps", *OPTIONS, "seed"),
 }
 
 
@@ -93,7 +101,7 @@ def sample_efficiency() -> Iterator[Row]:
     The control ``repeat`` has the settings of IW-ES, but repeats the first gradient without weights.
     """
     tasks = ("halfcheetah", "swimmer", "inverted-double-pendulum", "hopper", "walker2d", "ant", "reacher", "pusher")
-    for task in (*tasks, "humanoid"):
+    for task in (*tasks, "humanoid", "inverted-pendulum"):
         first = 100 if task in ("halfcheetah", "swimmer") else 210  # none that a search or a hand has tried
         for seed in range(first, first + 10):
             for method in ("es", "iwes", "repeat"):
@@ -101,8 +109,23 @@ def sample_efficiency() -> Iterator[Row]:
                 yield task, run_dir, f"jobs/sample_efficiency/{task}-{method}.toml", seed
 
 
+def options() -> Iterator[Row]:
+    """Ten seeds; the options take turns."""
+    tried: list[dict[str, object]] = [
+        {}, {"common_random_numbers": "false"}, {"weigh_pairs": "true"}, {"cross_fit": "true"}, {"reuse_batches": 2},
+        {"importance_mixing": 0.1},
+    ]  # fmt: skip
+    for seed in range(300, 310):
+        for changed in tried:
+            name = "".join(f"-{setting}-{value}" for setting, value in changed.items()) or "-none"
+            run_dir = f"runs/options/halfcheetah{name}-seed{seed}"
+            config = "jobs/sample_efficiency/halfcheetah-iwes.toml"
+            yield "options", run_dir, config, 2385.79, 250_000, *(OPTIONS | changed).values(), seed
+
+
 TABLES: dict[str, Callable[[], Iterator[Row]]] = {
     "paper": paper, "scaled": scaled, "reference": reference, "sample_efficiency": sample_efficiency,
+    "options": options,
 }  # fmt: skip
 
 

@@ -27,15 +27,16 @@ SMALL = [
 
 
 @cache
-def is_open_mpi() -> bool:
-    """Whether this virtual environment's MPI is Open MPI."""
-    return (BIN / "prterun").exists()
+def is_open_mpi(folder: Path = BIN) -> bool:
+    """Whether the MPI of a virtual environment, by default this one, is Open MPI."""
+    return (folder / "prterun").exists()
 
 
-def command(ranks: int, *arguments: str, launcher: str = "mpirun") -> list[str]:
-    """The launcher with more ranks than cores allowed, then this Python with `arguments`."""
-    options = ["--oversubscribe"] if is_open_mpi() else []
-    return [str(BIN / launcher), *options, "-n", str(ranks), sys.executable, *arguments]
+def command(ranks: int, *arguments: str, launcher: str = "mpirun", python: str = sys.executable) -> list[str]:
+    """The launcher beside `python`, with more ranks than cores allowed, then that Python with `arguments`."""
+    folder = Path(python).parent
+    options = ["--oversubscribe"] if is_open_mpi(folder) else []
+    return [str(folder / launcher), *options, "-n", str(ranks), python, *arguments]
 
 
 def crowding() -> float:
@@ -65,12 +66,17 @@ class Outcome:
 
 @contextmanager
 def started(
-    ranks: int, *arguments: str, output: int = subprocess.PIPE, launcher: str = "mpirun", **extra: str
+    ranks: int,
+    *arguments: str,
+    output: int = subprocess.PIPE,
+    launcher: str = "mpirun",
+    python: str = sys.executable,
+    **extra: str,
 ) -> Iterator[subprocess.Popen[str]]:
     """``mpirun -n ranks python arguments`` in the background; killed at the end if it is still running."""
     process = subprocess.Popen(
-        command(ranks, *arguments, launcher=launcher), env=environment(**extra), stdout=output, stderr=output,
-        text=True, errors="replace", start_new_session=True,
+        command(ranks, *arguments, launcher=launcher, python=python), env=environment(**extra), stdout=output,
+        stderr=output, text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
     try:
         yield process
@@ -113,15 +119,15 @@ def plain(name: str, *arguments: str, timeout: float = 120, given: str | None = 
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
-def ranks_of(pid: int) -> list[int]:
-    """The Python processes below the launcher `pid`: the ranks."""
+def ranks_of(pid: int, python: str = sys.executable) -> list[int]:
+    """The processes of `python` below the launcher `pid`: the ranks."""
     found = []
     for process in descendants(pid):
         try:
             arguments = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"iwes_mpi.train" in arguments and arguments[0] == sys.executable.encode():
+        if b"iwes_mpi.train" in arguments and arguments[0] == python.encode():
             found.append(process)
     return found
 

@@ -1,12 +1,16 @@
 """Hurt one run for hours in every way we know, then compare it with a run that was left alone.
 
-    python tests/soak.py --hours 2 [--seed 1] [--report soak.md]
+    python tests/soak.py --hours 2 [--other PYTHON] [--seed 1] [--report soak.md]
 
-Sessions follow each other on random numbers of ranks, with random schedules, rollouts and places for the weights. In
-each, something happens at a random moment: a rank or the launcher is killed, ranks are stopped for a while, a signal
-asks for a checkpoint, or the disk fills up (as root, which may mount a small one). Beside it the log is read all the
-time. Every digest that was ever read, and at the end the whole log, must be those of an uninterrupted run on one rank.
-Prints a report in Markdown; ends with 1 if anything went wrong.
+Sessions follow each other on random numbers of ranks, with random schedules, rollouts and places for the weights, and a
+quarter of them under another MPI library if --other names the Python of a virtual environment that has it. In each,
+something happens at a random moment: a rank, the launcher, or all that a node runs is killed, ranks are stopped for a
+while, a signal asks for a checkpoint, or the disk fills up (as root, which may mount a small one). Beside it the log is
+read all the time. Every digest that was ever read, and at the end the whole log, must be those of an uninterrupted run
+on one rank. Prints a report in Markdown; ends with 1 if anything went wrong.
+
+SIGUSR1 makes it rest after the session under way, and once more go on: for when the machine must be quiet. Rest does
+not count as hours.
 """
 
 import argparse
@@ -33,9 +37,9 @@ from iwes_mpi import open_run
 SETTINGS = [
     *("--env-id", "InvertedPendulum-v5", "--hidden-sizes", "5", "--n-pairs", "13", "--min-env-steps", "0"),
     *("--n-eval", "3", "--eval-every", "1", "--iw-updates", "2", "--min-ess", "0", "--noise-table-size", "20000"),
-    *("--learning-rate", "0.02", "--sigma", "0.1", "--max-episode-steps", "200", "--display", "none"),
+    *("--learning-rate", "0.02", "--sigma", "0.1", "--max-episode-steps", "20", "--display", "none"),
 ]
-STARTING = 300.0  # s within which a session must have logged a row, on a crowded machine too
+STARTING = 300.0  # s within which a session must have written a checkpoint, on a crowded machine too
 ENDING = 60.0  # s within which a fault must have ended it
 DISK = "64m"
 
@@ -47,7 +51,7 @@ class Fault:
     codes: set[int] | None  # that the session may end with; None: any but 0 and 2
     times: int = 0
     to_end: list[float] = field(default_factory=list)  # s from the fault to the session's end
-    to_next: list[float] = field(default_factory=list)  # s from the fault to the next row
+    to_next: list[float] = field(default_factory=list)  # s from the fault to the next checkpoint
 
 
 @dataclass
@@ -95,14 +99,17 @@ def rss(processes: list[int]) -> float:
 class Soak:
     """The run that is hurt."""
 
-    def __init__(self, folder: Path, small_disk: bool, rng: random.Random):
+    def __init__(self, folder: Path, small_disk: bool, rng: random.Random, other: str | None):
         self.run_dir, self._ballast, self._rng = folder / "run", folder / "ballast", rng
+        self._pythons = [sys.executable] * 3 + [other or sys.executable]
+        self.sessions = {"MPICH": 0, "Open MPI": 0}
         self.seen = Seen()
         self.memory: list[float] = []  # MB
         self._hurt_at: tuple[str, float] | None = None
         self.faults = {
             "a rank killed": Fault(None),
             "the launcher killed": Fault(None),
+            "a node lost: all its processes killed": Fault(None),
             "ranks stopped for up to 5 s": Fault(set()),
             "SIGTERM to a rank": Fault({75}),
         }
@@ -119,13 +126,16 @@ class Soak:
         flags = ["--schedule", choose(["dynamic", "static"]), "--rollouts", choose(["native", "gymnasium"])]
         flags += ["--weights-on", choose(["all", "root"]), "--iterations", "none"]
         run_dir = ["--run-dir", str(self.run_dir), "--resume", "auto"]
+        python = choose(self._pythons)
+        self.sessions[library(python)] += 1
         before, begin = self._progress(), time.monotonic()
         with launch.started(
-            choose([1, 2, 3, 4]), "-m", "iwes_mpi.train", *SETTINGS, *flags, *run_dir, output=subprocess.DEVNULL
-        ) as process:
+            choose([1, 2, 3, 4]), "-m", "iwes_mpi.train", *SETTINGS, *flags, *run_dir, output=subprocess.DEVNULL,
+            python=python,
+        ) as process:  # fmt: skip
             while self._progress() == before and process.poll() is None:
                 if time.monotonic() - begin > STARTING:
-                    self.seen.problems.append(f"no row within {STARTING} s of a start")
+                    self.seen.problems.append(f"no checkpoint within {STARTING} s of a start")
                     return
                 time.sleep(0.05)
             if self._hurt_at is not None:
@@ -133,21 +143,21 @@ class Soak:
                 self.faults[name].to_next.append(time.monotonic() - at)
             self._hurt_at = None
             time.sleep(self._rng.expovariate(1 / 5))
-            self.memory.append(rss(launch.ranks_of(process.pid)))
+            self.memory.append(rss(launch.ranks_of(process.pid, python)))
             while process.poll() is None:
-                self._hurt(process, choose(list(self.faults)))
+                self._hurt(process, launch.ranks_of(process.pid, python), choose(list(self.faults)))
         if process.returncode in (0, 2):
             self.seen.problems.append(f"a session ended with {process.returncode}")
 
     def _progress(self) -> float:
-        """When the log last grew; 0 if there is none."""
+        """When the last checkpoint was written; 0 if there is none."""
         with contextlib.suppress(OSError):
-            return (self.run_dir / "log.h5").stat().st_mtime
+            return (self.run_dir / "checkpoint.h5").stat().st_mtime
         return 0.0
 
-    def _hurt(self, process: subprocess.Popen[str], name: str) -> None:
+    def _hurt(self, process: subprocess.Popen[str], ranks: list[int], name: str) -> None:
         """Do one thing to a session, and hold its end to what is promised."""
-        fault, ranks = self.faults[name], launch.ranks_of(process.pid)
+        fault = self.faults[name]
         if not ranks:
             process.wait(ENDING)
             return
@@ -157,6 +167,8 @@ class Soak:
             launch.send([self._rng.choice(ranks)], signal.SIGKILL)
         elif name == "the launcher killed":
             launch.send([process.pid], signal.SIGKILL)
+        elif name.startswith("a node lost"):
+            launch.kill_tree(process.pid)
         elif name == "SIGTERM to a rank":
             launch.send([self._rng.choice(ranks)], signal.SIGTERM)
         elif name == "the disk full":
@@ -201,14 +213,38 @@ def place() -> Iterator[tuple[Path, bool]]:
                 subprocess.run(["umount", "-l", name], check=True)
 
 
-def report(soak: Soak, hours: float, sessions: int, compared: int) -> str:
+def library(python: str) -> str:
+    """The name of the MPI library of a virtual environment, known by its Python."""
+    return "Open MPI" if launch.is_open_mpi(Path(python).parent) else "MPICH"
+
+
+class Rest:
+    """Whether SIGUSR1 has asked for rest, and how long it has taken so far."""
+
+    def __init__(self) -> None:
+        self._asked, self.seconds = False, 0.0
+        signal.signal(signal.SIGUSR1, self._turn)
+
+    def _turn(self, *_: object) -> None:
+        self._asked = not self._asked
+
+    def take(self) -> None:
+        """Rest as long as that is asked for."""
+        begin = time.monotonic()
+        while self._asked:
+            time.sleep(0.5)
+        self.seconds += time.monotonic() - begin
+
+
+def report(soak: Soak, hours: float, compared: int) -> str:
     """What happened, in Markdown."""
-    library = "Open MPI" if launch.is_open_mpi() else "MPICH"
+    under = ", ".join(f"{count} under {name}" for name, count in soak.sessions.items() if count)
     lines = [
-        f"{hours:.2f} hours under {library}, {sessions} sessions on 1 to 4 ranks, {compared} iterations compared row",
-        f"by row, {soak.seen.reads} reads beside the run. Seconds are medians, with the largest in parentheses.",
+        f"{hours:.2f} hours, {sum(soak.sessions.values())} sessions on 1 to 4 ranks ({under}), {compared} iterations",
+        f"compared row by row, {soak.seen.reads} reads beside the run. Seconds are medians, and in parentheses the",
+        "largest.",
         "",
-        "| what was done | times | s to the end | s to the next row, restart included |",
+        "| what was done | times | s to the end | s to the next checkpoint, restart included |",
         "| --- | --- | --- | --- |",
     ]
 
@@ -232,18 +268,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=2.0, help="how long to hurt the run [default 2]")
     parser.add_argument("--seed", type=int, default=1, help="of what happens when [default 1]")
+    parser.add_argument(
+        "--other", metavar="PYTHON", help="the Python of a virtual environment with another MPI library"
+    )
     parser.add_argument("--report", type=Path, help="write the report to this file as well")
     options = parser.parse_args()
     begin = time.monotonic()
     with place() as (folder, small), tempfile.TemporaryDirectory(prefix="soak-reference-") as reference:
-        soak, sessions = Soak(folder, small, random.Random(options.seed)), 0
-        reader = Reader(soak.run_dir, soak.seen)
+        soak, rest = Soak(folder, small, random.Random(options.seed), options.other), Rest()
+        reader, said = Reader(soak.run_dir, soak.seen), 0
         reader.start()
-        while time.monotonic() - begin < 3600 * options.hours and len(soak.seen.problems) < 20:
+        while time.monotonic() - begin - rest.seconds < 3600 * options.hours and len(soak.seen.problems) < 20:
             soak.session()
-            sessions += 1
-            print(f"{sessions} sessions, {soak.rows()} iterations, {len(soak.seen.problems)} problems", file=sys.stderr)
-        hours = (time.monotonic() - begin) / 3600
+            under = ", ".join(f"{count} {name}" for name, count in soak.sessions.items())
+            problems = soak.seen.problems[said:]
+            print(f"{under} sessions, {soak.rows()} iterations", *problems, sep="\n  ", file=sys.stderr)
+            said += len(problems)
+            rest.take()
+        hours = (time.monotonic() - begin - rest.seconds) / 3600
         limit = open_run(soak.run_dir).checkpoint.state.iteration + 1
         limits = ["--iterations", str(limit), "--run-dir"]
         resumed = launch.train(2, "--resume", *limits, str(soak.run_dir), timeout=600)
@@ -260,7 +302,7 @@ def main() -> int:
         for iteration, digest in zip(table["iteration"], table["theta_digest"], strict=True):
             if soak.seen.digests.get(int(iteration), int(digest)) != int(digest):
                 soak.seen.problems.append(f"iteration {iteration}: a digest that was read is not the reference's")
-        text = report(soak, hours, sessions, len(table))
+        text = report(soak, hours, len(table))
     print(text)
     if options.report is not None:
         options.report.write_text(text + "\n")

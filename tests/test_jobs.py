@@ -289,6 +289,17 @@ def test_an_element_is_a_row(tmp_path: Path) -> None:
     assert "bash jobs/table.sbatch sweep.tsv" in errors
 
 
+SWITCHES = "run_dir\tcenter\tcross_fit\nruns/a\ttrue\tfalse\n"
+
+
+def test_switches_in_a_table_are_flags(tmp_path: Path) -> None:
+    (tmp_path / "table.tsv").write_text(SWITCHES)
+    job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(tmp_path), "TABLE": "table.tsv", "SLURM_ARRAY_TASK_ID": "1"}
+    assert table_batch(tmp_path, **job) == (0, "", "runs/a|--center|--no-cross-fit|")
+    assert run_table(tmp_path, tmp_path / "table.tsv") == (0, "", ["runs/a"])
+    assert "--center --no-cross-fit --run-dir" in (tmp_path / "calls").read_text()
+
+
 def test_a_chosen_cache_is_kept(batch: Batch) -> None:
     assert batch.run(0, NUMBA_CACHE_DIR="/elsewhere").cache == "/elsewhere"
     assert not (batch.folder / "node").exists()
