@@ -367,6 +367,7 @@ def test_a_killed_rank_is_started_again_at_once(slurm: Slurm, expected: np.ndarr
     os.kill(rank_of(job, "1"), signal.SIGKILL)
     wait_for(lambda: "again" in job.events()[-1], 60, "the restart")
     assert "a rank was killed or crashed" in job.events()[-1]
+    assert re.search(r"started again after [1-9]\d* iterations", job.output()), "counted before the ranks start"
     job.pause(0)
     assert job.end() == ("COMPLETED", "0:0", "0")
     np.testing.assert_array_equal(digests(job.run_dir), expected[:40])
