@@ -67,10 +67,11 @@ def completed(run_dir: Path) -> int:
     """
     if not (run_dir / _LOG).exists():
         return 0
-    look = "import sys, iwes_mpi; print(len(iwes_mpi.open_run(sys.argv[1]).iterations))"
+    look = "import pathlib, sys; from iwes_mpi.files.reader import completed_iterations as count; "
+    look += "print(count(pathlib.Path(sys.argv[1])))"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", look, str(run_dir)], capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", look, str(run_dir / _LOG)], capture_output=True, text=True, timeout=60, check=True
         )
         return int(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):

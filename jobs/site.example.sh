@@ -21,3 +21,4 @@
 # LAUNCHER_FLAGS=(--cpu-bind=cores)           # more flags for srun or mpirun
 # MAX_STALLS=${MAX_STALLS:-3}                 # restarts in a row without one more iteration; then the job fails
 # MIN_NODES=${MIN_NODES:-1}                   # with fewer nodes left the job is requeued, else it goes on with them
+# QUIET=${QUIET:-5}                           # s without news of a node after which it is looked after; 0 for never

@@ -38,7 +38,7 @@ class Batch:
     """The batch script with stand-ins for Slurm, the launchers and the training program."""
 
     def __init__(self, folder: Path):
-        self.folder, self.run_dir = folder, folder / "run"
+        self.folder, self.run_dir, self.flags = folder, folder / "run", list[str]()
         self.run_dir.mkdir(mode=0o700)
         tools = folder / "bin"
         ranks = (
@@ -47,7 +47,7 @@ class Batch:
         )
         program(
             tools / "srun",
-            '[ "$1" != --help ] || exit 0\n'
+            '[ "$1" != --help ] || exit 0\n[ "$1" != --job-name=pulse ] || exec cat >/dev/null\n'
             'if [[ $* == *--mpi=none* ]]; then [ "$NODES" = up ] || [[ $* == *--nodelist=$NODES\\ * ]] || exit 1\n'
             'while [ "$1" != bash ]; do shift; done; exec "$@"; fi\n' + ranks,
         )  # fmt: skip
@@ -72,12 +72,12 @@ class Batch:
             "NODES": nodes,
         }  # fmt: skip
         done = subprocess.run(
-            ["bash", ROOT / "jobs/train.sbatch"], cwd=self.folder, env=environment | variables,
+            ["bash", ROOT / "jobs/train.sbatch", *self.flags], cwd=self.folder, env=environment | variables,
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
-        asked = self.folder / "scontrol"
+        asked, cache = self.folder / "scontrol", self.folder / "cache"
         requeued = asked.exists() and asked.read_text() == "requeue 7\n"
-        return End(done.returncode, done.stderr, requeued, (self.folder / "cache").read_text().strip())
+        return End(done.returncode, done.stderr, requeued, cache.read_text().strip() if cache.exists() else "")
 
     @property
     def calls(self) -> list[str]:
@@ -118,6 +118,16 @@ def test_what_follows_from_an_exit_code(
     assert (end.code, end.requeued) == (code, requeued), end.errors
 
 
+@pytest.mark.parametrize("flag", ["--run-dir", "--resume=auto"])
+def test_flags_that_the_script_sets_are_refused(batch: Batch, flag: str) -> None:
+    batch.flags = [flag, "elsewhere"]
+    end = batch.run(0)
+    assert end.code == 2
+    assert end.errors == (
+        f"train.sbatch: {flag}: is set by this script; name the run with the environment variable RUN_DIR\n"
+    )
+
+
 # A lost node, or a rank that is killed: the ranks are started again at once, in the same allocation.
 
 
@@ -136,7 +146,7 @@ def test_restarts_without_progress_end(batch: Batch) -> None:
     assert not batch.stalls.exists()
 
 
-NODES = {"SLURM_JOB_NODELIST": "a,b,c", "SLURM_JOB_NUM_NODES": "3", "SLURM_NTASKS": "12"}
+NODES = {"SLURM_JOB_NODELIST": "a,b,c", "SLURM_JOB_NUM_NODES": "3", "SLURM_NTASKS": "12", "SLURMD_NODENAME": "b"}
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
@@ -146,7 +156,18 @@ def test_the_ranks_go_on_without_the_node_that_is_lost(batch: Batch, launcher: s
     first, second = batch.calls
     assert "--nodelist" not in first
     assert ("--nodes=1 --ntasks=4 --nodelist=b --ntasks-per-node=4" if launcher == "srun" else "4(x1)") in second
-    assert "a node was lost: a c; on b" in (batch.run_dir / "slurm.log").read_text()
+    assert "a node was lost or given back: a c; on b" in (batch.run_dir / "slurm.log").read_text()
+
+
+@pytest.mark.parametrize(("tasks", "placed"), [("8", True), ("12", False), ("11", False), ("16", True)])
+def test_an_allocation_of_other_nodes_than_asked_for_has_as_many_ranks_on_each(
+    batch: Batch, tasks: str, placed: bool
+) -> None:
+    """Slurm counts tasks at submission. 11 may be meant, on three nodes with four at most."""
+    assert batch.run(0, **NODES | {"SLURM_NTASKS": tasks, "SLURM_NTASKS_PER_NODE": "4"}).code == 0
+    assert ("--nodes=3 --ntasks=12" in batch.calls[0]) == placed
+    said = f"with {tasks if not placed else 12} tasks"
+    assert said in (batch.run_dir / "slurm.log").read_text()
 
 
 def test_too_few_nodes_are_a_requeue(batch: Batch) -> None:

@@ -33,6 +33,7 @@ def test_round_trip(tmp_path: Path) -> None:
         for iteration, found in zip(frame["iteration"], frame.to_dict("records"), strict=True):
             assert found == numbered_row(table, iteration)
     assert list(run.updates["iteration"]) == [i for i in range(5) for _ in range(2)]
+    assert reader.completed_iterations(tmp_path / "log.h5") == 5
     assert run.population is not None
     assert run.population["returns"].shape == (5, 3, 2)
     assert run.population["returns"][4, 2, 1] == 9.0
