@@ -107,6 +107,10 @@ def sample_efficiency() -> Iterator[Row]:
             for method in ("es", "iwes", "repeat"):
                 run_dir = f"runs/sample_efficiency/{task}-{method}-seed{seed}"
                 yield task, run_dir, f"jobs/sample_efficiency/{task}-{method}.toml", seed
+    for seed in range(310, 320):  # another try
+        for method in ("es", "iwes", "repeat"):
+            run_dir = f"runs/halfcheetah_reuse/halfcheetah-{method}-seed{seed}"
+            yield "halfcheetah-reuse", run_dir, f"jobs/sample_efficiency/halfcheetah-reuse-{method}.toml", seed
 
 
 def options() -> Iterator[Row]:

@@ -199,7 +199,10 @@ def test_there_are_presets():
     )
 
 
-@pytest.mark.parametrize("name", ["halfcheetah", "hopper", "inverted-double-pendulum", "swimmer"])
+@pytest.mark.parametrize(
+    "name",
+    ["halfcheetah", "hopper", "inverted-double-pendulum", "inverted-pendulum", "reacher", "swimmer", "walker2d"],
+)
 def test_presets_of_tasks_are_what_the_study_ran(name):
     """Their comments quote its figures."""
     studied = tomllib.loads((Path(__file__).parent.parent / f"jobs/sample_efficiency/{name}-iwes.toml").read_text())
