@@ -96,6 +96,7 @@ def test_how_lengths_of_pairs_hang_together() -> None:
     assert tendency(np.stack([first, first + noise], axis=1)) == 1
     assert tendency(np.stack([first, noise - first], axis=1)) == -1
     assert tendency(np.full((400, 2), 1000)) == 0, "all alike"
+    assert tendency(np.empty((0, 2), np.int64)) == 0, "none"
     unrelated = [tendency(rng.exponential(100, (400, 2))) != 0 for _ in range(200)]
     assert 0.01 < np.mean(unrelated) < 0.1, "two standard deviations: 0.046"
 

@@ -206,9 +206,11 @@ def tendency(lengths: NDArray[np.int64]) -> int:
     """Whether the second member of a pair lasts the longer, the longer (1) or the shorter (-1) the first one lasted.
 
     Told by the correlation of ranks in a population's lengths (n, 2), of the first pairs if there are many; 0 if it is
-    within what chance makes of unrelated lengths, or if all are as long.
+    within what chance makes of unrelated lengths, if all are as long, or if there are none.
     """
     sample = lengths[:_TELLING]
+    if not len(sample):  # importance mixing may have kept all samples
+        return 0
     ranks = [np.unique(column, return_inverse=True)[1] for column in sample.T]
     first, second = (column - column.mean() for column in ranks)
     product, squares = float(first @ second), float(first @ first) * float(second @ second)
