@@ -22,7 +22,8 @@ from iwes_mpi.files.columns import TABLES
 CHECKPOINTS = golden_record.FOLDER.parent / "checkpoint-v1"
 DATA = PACKAGE / "analysis" / "data"
 # Those of the study of sample efficiency keep what tells how evaluations grow with steps (collect.py --slim).
-LOGS = sorted(log for log in DATA.glob("*/*/log.h5") if log.parent.parent.name != "sample_efficiency")
+SLIM_TABLES = {"halfcheetah_reuse", "options", "sample_efficiency"}
+LOGS = sorted(log for log in DATA.glob("*/*/log.h5") if log.parent.parent.name not in SLIM_TABLES)
 
 
 def unpack(name, target):
@@ -114,7 +115,6 @@ SLIM = {
     "ranks",
     "updates": "",
 }
-SLIM_TABLES = {"sample_efficiency"}
 
 
 def test_every_committed_log_opens():

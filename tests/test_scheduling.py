@@ -67,7 +67,7 @@ def test_first_members_are_handed_out_before_second_ones(nodes: int, ranks: int)
         if not sign:
             continue
         for _, taken in found:
-            order = [(which, i % 2) for _, which, i in taken[number]]
+            order = [(which, i % 2 if which else 0) for _, which, i in taken[number]]
             assert order == sorted(order), "first members come before second ones"
 
 

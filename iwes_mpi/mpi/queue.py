@@ -265,7 +265,9 @@ class _Reserve:
     def _own_share(self, number: int) -> NDArray[np.int64]:
         """Items of a single node."""
         self._choice.drop(self._stands_for[:number] - 1)
-        self._choice.learn(np.flatnonzero(self._firsts), np.abs(self._firsts[self._firsts != 0]))
+        firsts = self._firsts.copy()  # other ranks go on writing
+        pairs = np.flatnonzero(firsts)
+        self._choice.learn(pairs, np.abs(firsts[pairs]))
         return self._choice.take(2)
 
     def _from_rank_0(self) -> NDArray[np.int64]:
