@@ -35,12 +35,18 @@ def written(found: list[list[str]]) -> list[str]:
     return [line[2] for line in found if line[1] == "_save_data"]
 
 
-def assert_once_by_one(found: list[list[str]], at_least: int) -> None:
-    """That files were written, none of them twice, and that one rank compiled everything."""
+def assert_once(found: list[list[str]], at_least: int) -> None:
+    """That files were written, none of them twice, and that nothing was compiled twice.
+
+    Nodes that share a cache compile in turns, so one can begin and another go on.
+    """
     data = written(found)
     assert len(data) >= at_least, "the test sees no writes"
     assert len(data) == len(set(data)), "a file was written twice"
-    assert len({line[0] for line in found}) == 1, "compiled by other ranks too"
+    compiled = [" ".join(line[2:]) for line in found if line[1] == "compiled"]
+    assert len(compiled) >= at_least, "the test sees nothing compiled"
+    twice = {what for what in compiled if compiled.count(what) > 1}
+    assert not twice, "compiled by several ranks"
     assert all(path.is_file() for path in map(Path, data))
 
 
@@ -59,7 +65,7 @@ def copied(cold: tuple[Path, list[list[str]]], tmp_path: Path) -> Path:
 
 
 def test_two_nodes_with_one_new_cache_write_each_file_once(cold: tuple[Path, list[list[str]]]) -> None:
-    assert_once_by_one(cold[1], 10)
+    assert_once(cold[1], 10)
 
 
 def test_one_rank_compiles_what_other_settings_need_besides(cold: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
@@ -69,7 +75,7 @@ def test_one_rank_compiles_what_other_settings_need_besides(cold: tuple[Path, li
         *("--clip", "3", "--weight-kernel", "precomputed", "--obs-stat-probability", "0.5"),
     ]
     first = watched_run(2, tmp_path / "first", tmp_path / "writes", cache, *options)
-    assert_once_by_one(first, 5)
+    assert_once(first, 5)
     assert "run_episode" in {line[2] for line in first if line[1] == "compiled"}
     # Two nodes that share the cache: loaded by all, written by none.
     again = watched_run(3, tmp_path / "again", tmp_path / "writes", cache, *options, MPIR_CVAR_NUM_CLIQUES="2")

@@ -1,6 +1,7 @@
 """Started under mpirun by test_startup.py: training that tells what is compiled, and what is put into the cache.
 
-Each rank appends a line to the file $WRITES for every function it compiles and every file it writes into a cache.
+Each rank appends a line to the file $WRITES for every function it compiles, with its signature, and every file it
+writes into a cache.
 Arguments: the command line of iwes_mpi.train.
 """
 
@@ -18,7 +19,7 @@ def tell(text):
 
 
 def compiled(self, sig, data, original=OnceOnly.save_overload):
-    tell(f"compiled {self._py_func.__name__}")
+    tell(f"compiled {self._py_func.__name__} {sig}".replace(", ", ","))
     return original(self, sig, data)
 
 
