@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
-from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.command_line import ArgumentParser, run_without_mpi
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 from iwes_mpi.shown import comparison
@@ -159,11 +159,7 @@ def _require(*modules: str) -> None:
 
 def run() -> NoReturn:
     """Run the program on this process's command line."""
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except WrongInput as problem:
-        print(f"iwes_mpi.compare: error: {build_parser().describe(problem)}", file=sys.stderr)
-        sys.exit(2)
+    run_without_mpi("iwes_mpi.compare", build_parser, main)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 import argparse
 import importlib
-import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.command_line import ArgumentParser, run_without_mpi
 from iwes_mpi.settings.sources import preset_names
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -91,11 +90,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> NoReturn:
     """Run the program on this process's command line."""
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except WrongInput as problem:
-        print(f"iwes_mpi.completion: error: {build_parser().describe(problem)}", file=sys.stderr)
-        sys.exit(2)
+    run_without_mpi("iwes_mpi.completion", build_parser, main)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from iwes_mpi.files.reader import LogError
 from iwes_mpi.files.run import Run
 from iwes_mpi.policy.exports import FORMS, ExportError, export, require
 from iwes_mpi.policy.policy import Policy
-from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.command_line import ArgumentParser, run_without_mpi
 from iwes_mpi.settings.printable import one_line
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -85,11 +85,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> NoReturn:
     """Run the program on this process's command line."""
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except WrongInput as problem:
-        print(f"iwes_mpi.export: error: {build_parser().describe(problem)}", file=sys.stderr)
-        sys.exit(2)
+    run_without_mpi("iwes_mpi.export", build_parser, main)
 
 
 if __name__ == "__main__":

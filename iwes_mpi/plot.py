@@ -1,6 +1,5 @@
 """``python -m iwes_mpi.plot RUN… -o FILE``: figures of runs."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -8,7 +7,7 @@ from typing import NoReturn
 import numpy as np
 
 from iwes_mpi.files.run import X
-from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.command_line import ArgumentParser, run_without_mpi
 from iwes_mpi.settings.printable import one_line
 from iwes_mpi.settings.wrong_input import WrongInput
 from iwes_mpi.shown.chosen import read_runs
@@ -76,11 +75,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> NoReturn:
     """Run the program on this process's command line."""
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except WrongInput as problem:
-        print(f"iwes_mpi.plot: error: {build_parser().describe(problem)}", file=sys.stderr)
-        sys.exit(2)
+    run_without_mpi("iwes_mpi.plot", build_parser, main)
 
 
 if __name__ == "__main__":

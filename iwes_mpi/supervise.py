@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.command_line import ArgumentParser, run_without_mpi
 from iwes_mpi.settings.wrong_input import WrongInput
 
 FINAL = {0, 2, 74, 75}  # finished, wrong input, nowhere to write, stopped on request: starting again would not help
@@ -301,11 +301,7 @@ def _parted(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 def run() -> NoReturn:
     """Supervise what the command line says, and end the process with the exit code."""
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except WrongInput as error:
-        print(f"iwes_mpi.supervise: error: {build_parser().describe(error)}", file=sys.stderr)
-        sys.exit(2)
+    run_without_mpi("iwes_mpi.supervise", build_parser, main)
 
 
 if __name__ == "__main__":

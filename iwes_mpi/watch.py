@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from iwes_mpi.files.run import X
-from iwes_mpi.settings.command_line import ArgumentParser
+from iwes_mpi.settings.command_line import ArgumentParser, run_without_mpi
 from iwes_mpi.settings.wrong_input import WrongInput
 from iwes_mpi.shown.view import View, frame, look
 
@@ -100,10 +100,7 @@ def main(argv: Sequence[str]) -> int:
 def run() -> NoReturn:
     """Run the program on this process's command line."""
     try:
-        sys.exit(main(sys.argv[1:]))
-    except WrongInput as problem:
-        print(f"iwes_mpi.watch: error: {build_parser().describe(problem)}", file=sys.stderr)
-        sys.exit(2)
+        run_without_mpi("iwes_mpi.watch", build_parser, main)
     except KeyboardInterrupt:
         sys.exit(0)
 

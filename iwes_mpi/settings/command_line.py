@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import re
+import sys
 import textwrap
 import typing
 from collections.abc import Callable, Sequence
@@ -83,6 +84,27 @@ class ArgumentParser(argparse.ArgumentParser):
         """One line for whoever wrote the command line."""
         parts = (error.source, self._spelled(error.setting) or error.setting, error.problem)
         return ": ".join(self.spell(part) for part in parts if part)
+
+
+def run_without_mpi(
+    name: str, build_parser: Callable[[], ArgumentParser], main: Callable[[Sequence[str]], int]
+) -> NoReturn:
+    """Run a program that is one process on its command line, and end the process with its exit code.
+
+    Parameters
+    ----------
+    name : str
+        As it introduces its errors.
+    build_parser : callable
+        Makes the parser that knows how settings are spelled.
+    main : callable
+        Takes the arguments, returns the exit code; a WrongInput that it raises is said in one line, with exit code 2.
+    """
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except WrongInput as problem:
+        print(f"{name}: error: {build_parser().describe(problem)}", file=sys.stderr)
+        sys.exit(2)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
