@@ -39,11 +39,6 @@ def command(ranks: int, *arguments: str, launcher: str = "mpirun", python: str =
     return [str(folder / launcher), *options, "-n", str(ranks), python, *arguments]
 
 
-def crowding() -> float:
-    """How many processes want each core, at least 1: what is promised in seconds is for ranks that have one each."""
-    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
-
-
 def python_path(*folders: Path) -> str:
     """A PYTHONPATH with this checkout's package, the test environments and these folders, which come first."""
     return os.pathsep.join(map(str, (*folders, ROOT, TESTS)))

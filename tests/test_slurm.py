@@ -15,7 +15,6 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-import launch
 import numpy as np
 import pytest
 
@@ -46,8 +45,7 @@ def missing() -> str | None:
 
 
 def wait_for(what: Callable[[], object], seconds: float, name: str) -> None:
-    """Return as soon as `what` returns something true. `seconds` are of a machine with a core for each process."""
-    seconds *= launch.crowding()
+    """Return as soon as `what` returns something true."""
     end = time.monotonic() + seconds
     while not what():
         if time.monotonic() > end:
@@ -339,7 +337,7 @@ def test_a_failing_rank_ends_all_under_plain_srun(slurm: Slurm, fault: str, tmp_
     done = subprocess.run(
         command, cwd=slurm.folder, env=slurm.environment, capture_output=True, text=True, timeout=90, check=False
     )
-    assert time.time() - since.stat().st_mtime < TOLD * launch.crowding(), done.stderr
+    assert time.time() - since.stat().st_mtime < TOLD, done.stderr
     assert done.returncode not in (0, 2, 75)
     assert done.stderr.count(FAULTS[fault]) == 1, done.stderr
     died = f"iwes_mpi: rank 1 of 4 {'failed:' if fault == 'raise' else 'died without a word'}"
@@ -358,7 +356,7 @@ def test_a_failing_rank_fails_the_job(slurm: Slurm, jobs: dict[str, Job], fault:
         datetime.strptime(last[0], "%Y-%m-%dT%H:%M:%S%z").timestamp()
         - (slurm.folder / f"since-{fault}").stat().st_mtime
     )
-    assert took < 2 * TOLD * launch.crowding()
+    assert took < 2 * TOLD
 
 
 def test_a_killed_rank_is_started_again_at_once(slurm: Slurm, expected: np.ndarray) -> None:
