@@ -15,11 +15,12 @@ episodes as they come, with second members by how short the first was; and longe
 could. It fails if the dynamic schedule keeps ranks less busy than `BUSY`, whose last line is for pairs whose lengths
 hang together as on Hopper, and otherwise as "early".
 
-``--check`` replays the very episodes of sleeping runs at several numbers of ranks with one figure measured, the
-seconds per step of the run with the fewest ranks. It fails unless each run's rollouts and waiting agree to `TOLERANCE`,
-and weights with updates, and communication, to `OTHERS` of the run's time per iteration. What the weights of a pair and
-an update cost is from the run with the fewest ranks too. Messages are those of a machine whose ranks are processes on
-one node; where ranks share cores they take turns, which no model here knows of, so `OTHERS` is wide.
+``--check`` replays the very episodes of sleeping runs at several numbers of ranks, but not of mirrored ones, with one
+figure measured, the seconds per step of the run with the fewest ranks. It fails unless each run's rollouts and waiting
+agree to `TOLERANCE`, and weights with updates, and communication, to `OTHERS` of the run's time per iteration. What the
+weights of a pair and an update cost is from the run with the fewest ranks too. Messages are those of a machine whose
+ranks are processes on one node; where ranks share cores they take turns, which no model here knows of, so `OTHERS` is
+wide.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def check(folder: Path) -> bool:
     runs: list[tuple[int, str, Any, Path]] = sorted(
         (int(found[3]), found[1], found[2], path)
         for path in folder.iterdir()
-        if (found := re.fullmatch(r"(mixed|early|mirrored)-(dynamic|static)-(\d+)", path.name))
+        if (found := re.fullmatch(r"(mixed|early)-(dynamic|static)-(\d+)", path.name))
     )
     if not runs:
         sys.exit(f"{folder} holds no runs of benchmarks/scheduling.py")

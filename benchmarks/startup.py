@@ -42,11 +42,11 @@ def _as_rank(arguments: list[str]) -> None:
 
     original = WorkQueue.items
 
-    def items(self: Any, *lengths: int) -> Any:
+    def items(self: Any, *lengths: int, **options: Any) -> Any:
         WorkQueue.items = original  # type: ignore[method-assign]
         with open(os.environ["IWES_STARTUP_MARKS"], "a") as marks:
             marks.write(json.dumps([time.time(), sum(os.times()[:4])]) + "\n")
-        return original(self, *lengths)
+        return original(self, *lengths, **options)
 
     WorkQueue.items = items  # type: ignore[method-assign]
     from iwes_mpi.mpi.program import run_program
