@@ -91,3 +91,17 @@ def test_another_kind_of_cpu_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None
     told = provenance.other_cpu({"cpu": json.dumps(here | {"features": "none"})})
     assert told is not None
     assert told.count("with other instructions") == 2
+
+
+def test_other_versions_are_told_of() -> None:
+    here = provenance.versions("MPICH 5")
+    assert provenance.other_versions({"versions": json.dumps(here)}) is None
+    # What changes no bit may change.
+    assert provenance.other_versions({"versions": json.dumps(here | {"mpi": "other", "h5py": "1.0"})}) is None
+    for nothing in ({}, {"versions": "[]"}, {"versions": "{"}, {"versions": "7"}):
+        assert provenance.other_versions(nothing) is None
+    told = provenance.other_versions({"versions": json.dumps(here | {"mujoco": "3.17.0\x1b[31m"})})
+    assert told is not None
+    assert f"mujoco 3.17.0\\x1b[31m, now {here['mujoco']}" in told
+    assert "numba" not in told
+    assert "may differ" in told

@@ -13,7 +13,7 @@ from iwes_mpi.files.checkpoint import Checkpoint
 from iwes_mpi.files.columns import Rows, population_of, rows_of
 from iwes_mpi.files.directory import DirectoryLock, Plan, identity
 from iwes_mpi.files.pace import Pace
-from iwes_mpi.files.provenance import other_cpu
+from iwes_mpi.files.provenance import other_cpu, other_versions
 from iwes_mpi.method.report import Report
 from iwes_mpi.method.state import State
 from iwes_mpi.settings.config import Config
@@ -85,8 +85,8 @@ class Keeper:
             population = reader.empty_population(rows)
         attrs = provenance | (plan.checkpoint.attrs if plan.checkpoint else {}) | {"config": self._config.to_json()}
         tables = plan.checkpoint.tables if plan.checkpoint else None
-        if plan.checkpoint is not None and (notice := other_cpu(plan.checkpoint.attrs)):
-            notices.append(notice)
+        if plan.checkpoint is not None:
+            notices.extend(filter(None, (other_cpu(plan.checkpoint.attrs), other_versions(plan.checkpoint.attrs))))
         return attrs, WriteBehind(log.LogWriter(path, attrs, tables, population), self._require_room)
 
     def _describe(self, error: BaseException, writing: str) -> str:

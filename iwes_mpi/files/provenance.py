@@ -15,8 +15,10 @@ import numpy as np
 from iwes_mpi.compiled.cpu import cpu
 from iwes_mpi.files.log import FORMAT
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.printable import one_line
 from iwes_mpi.version import __version__
 
+BITS_DEPEND_ON = ("numpy", "numba", "gymnasium", "mujoco")
 COMMIT = "commit.txt"  # in the package, once it is built
 
 
@@ -75,6 +77,22 @@ def other_cpu(attrs: Mapping[str, Any]) -> str | None:
     return (
         f"the run was begun on another kind of CPU ({which[0]}) than this one ({which[1]}): the bits of what follows "
         "may differ from those of an uninterrupted run"
+    )
+
+
+def other_versions(attrs: Mapping[str, Any]) -> str | None:
+    """One sentence if a run with these root attributes was begun with other libraries that bits depend on."""
+    try:
+        begun = json.loads(attrs.get("versions", ""))
+        changed = {name: begun[name] for name in BITS_DEPEND_ON if begun[name] != metadata.version(name)}
+    except (ValueError, TypeError, KeyError):
+        return None  # not recorded
+    if not changed:
+        return None
+    which = "; ".join(f"{name} {one_line(old)}, now {metadata.version(name)}" for name, old in changed.items())
+    return (
+        f"the run was begun with other versions ({which}): the bits of what follows may differ from those of an "
+        "uninterrupted run"
     )
 
 
