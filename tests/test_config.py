@@ -201,7 +201,16 @@ def test_there_are_presets():
 
 @pytest.mark.parametrize(
     "name",
-    ["halfcheetah", "hopper", "inverted-double-pendulum", "inverted-pendulum", "reacher", "swimmer", "walker2d"],
+    [
+        "halfcheetah",
+        "hopper",
+        "inverted-double-pendulum",
+        "inverted-pendulum",
+        "pusher",
+        "reacher",
+        "swimmer",
+        "walker2d",
+    ],
 )
 def test_presets_of_tasks_are_what_the_study_ran(name):
     """Their comments quote its figures."""
