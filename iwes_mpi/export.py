@@ -1,4 +1,4 @@
-"""``python -m iwes_mpi.export RUN --to FORM -o FILE``: a run's policy as a file that other programs act with."""
+"""``python -m iwes_mpi.export RUN [--to FORM] [-o FILE]``: a run's policy as a file that other programs act with."""
 
 from iwes_mpi.mpi import process  # isort: skip  # noqa: F401 - before NumPy: it settles the number of threads
 
@@ -27,8 +27,10 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN", help="run directory, or a checkpoint file")
     forms = "; ".join(f"{name}: {FORMS.summary(name)}" for name in FORMS.names)
-    parser.add_argument("--to", choices=FORMS.names, help=f"the form of the file. {forms} [default: by its name]")
-    parser.add_argument("-o", "--output", metavar="FILE", help="the file")
+    parser.add_argument(
+        "--to", choices=FORMS.names, help=f"the form of the file. {forms} [default: by the file's name, else npz]"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="the file [default: policy.npz, or so, by --to]")
     parser.add_argument(
         "--trust", action="store_true", help="import the module that the run's env_id names: its code is executed"
     )
@@ -58,9 +60,7 @@ def _policy(run: str, checkpoint: int | None, trust: bool) -> Policy:
 def main(argv: Sequence[str]) -> int:
     """Write the file that a command line asks for; returns the exit code. Raises WrongInput if it is wrong."""
     options = build_parser().parse_args(list(argv))
-    if options.output is None:
-        raise WrongInput("output", "is needed: -o FILE says where the policy goes")
-    output = Path(options.output)
+    output = Path(f"policy{FORMS.module(options.to or 'npz').SUFFIX}" if options.output is None else options.output)
     suffixes = {FORMS.module(name).SUFFIX: name for name in FORMS.names}
     form = options.to or suffixes.get(output.suffix)
     if form is None:

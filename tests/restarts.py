@@ -121,7 +121,8 @@ def supervised(ranks: int, run_dir: Path) -> Iterator[int]:
     """A run that is started again when it breaks; gives the process that does so."""
     command = [sys.executable, "-m", "iwes_mpi.supervise", "--"]
     command += launch.command(ranks, "-m", "iwes_mpi.train", *SETTINGS, "--run-dir", str(run_dir))
-    with subprocess.Popen(command, env=launch.environment(), stderr=subprocess.DEVNULL) as process:
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, env=launch.environment(), stdout=quiet, stderr=quiet) as process:
         try:
             wait_for(lambda: rows(run_dir))
             yield process.pid

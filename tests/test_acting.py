@@ -282,10 +282,17 @@ def test_export_writes_a_file_that_acts_the_same(run_dir, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["policy.npz"]
 
 
+@pytest.mark.parametrize("flags", [[], ["--to", "npz"]])
+def test_export_has_a_file_by_default(flags, run_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert program.main([str(run_dir), *flags]) == 0
+    policy = iwes_mpi.load_policy("policy.npz")
+    assert (policy.theta == iwes_mpi.Run(run_dir).policy().theta).all()
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("RUN", "output: is needed"),
         ("RUN -o policy.xyz", "to: is needed where FILE ends in none of .npz, .onnx, .pt"),
         ("RUN -o policy.npz --to tflite", "to: invalid choice"),
         ("RUN -o policy.npz --checkpoint 7", "checkpoint: .* has kept no checkpoint of iteration 7"),

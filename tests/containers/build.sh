@@ -17,7 +17,7 @@ if [[ ${1-} == install ]]; then
 fi
 
 place=$(mktemp -d)
-builder=(buildah --storage-driver vfs --root "$place/storage" --runroot "$place/run")
+builder=(buildah --root "$place/storage" --runroot "$place/run")
 trap '"${builder[@]}" rm --all >/dev/null 2>&1 || true; rm -rf "$place"' EXIT
 seen=()
 for path in /etc/ssl/certs /etc/pip.conf; do
