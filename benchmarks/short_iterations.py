@@ -6,8 +6,7 @@ Trains HalfCheetah-v5 with a linear policy on two ranks and times the compiled c
 
 * **short**: iterations of 8 pairs of episodes of 100 steps, some 20 ms each. At least 0.9 of the ranks' time must be
   spent in episodes.
-* **tiny**: iterations of 10^5 pairs of episodes of one step. Per episode and rank all that is not the episode may take
-  `TINY_LIMIT` µs.
+* **tiny**: iterations of 10^5 pairs of episodes of one step. Per episode and rank they may take `TINY_LIMIT` µs in all.
 
 The exit code is 1 if a figure, in the median over the rounds, is missed. The first iterations of a run do not count.
 A machine with other work to do gives worse figures: then ranks wait for each other.

@@ -81,7 +81,13 @@ def test_bash_knows_every_flag_of_training() -> None:
     assert set(flags.split()) == set(build_parser()._option_string_actions)
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "shtab", None)
     with pytest.raises(WrongInput, match=r"needs shtab .*: pip install 'iwes_mpi\[completion\]'"):
         completion.main(["bash"])
+    monkeypatch.setattr(sys, "argv", ["completion", "bash"])
+    with pytest.raises(SystemExit):
+        completion.run()
+    assert capsys.readouterr().err.startswith("iwes_mpi.completion: error: needs shtab (")

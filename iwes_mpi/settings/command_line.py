@@ -103,7 +103,8 @@ def run_without_mpi(
     try:
         sys.exit(main(sys.argv[1:]))
     except WrongInput as problem:
-        print(f"{name}: error: {build_parser().describe(problem)}", file=sys.stderr)
+        said = build_parser().describe(problem).removeprefix(f"{name}: ")  # where the program itself lacks something
+        print(f"{name}: error: {said}", file=sys.stderr)
         sys.exit(2)
 
 
