@@ -35,8 +35,8 @@ def written(found: list[list[str]]) -> list[str]:
     return [line[2] for line in found if line[1] == "_save_data"]
 
 
-def assert_once(found: list[list[str]], at_least: int) -> None:
-    """That files were written, none of them twice, and that nothing was compiled twice.
+def assert_once(found: list[list[str]], at_least: int, nodes: int = 1) -> None:
+    """That files were written, none of them twice, and that one rank of a node at most compiled, and nothing twice.
 
     Nodes that share a cache compile in turns, so one can begin and another go on.
     """
@@ -47,6 +47,7 @@ def assert_once(found: list[list[str]], at_least: int) -> None:
     assert len(compiled) >= at_least, "the test sees nothing compiled"
     twice = {what for what in compiled if compiled.count(what) > 1}
     assert not twice, "compiled by several ranks"
+    assert len({line[0] for line in found}) <= nodes, "compiled by other ranks too"
     assert all(path.is_file() for path in map(Path, data))
 
 
@@ -65,7 +66,7 @@ def copied(cold: tuple[Path, list[list[str]]], tmp_path: Path) -> Path:
 
 
 def test_two_nodes_with_one_new_cache_write_each_file_once(cold: tuple[Path, list[list[str]]]) -> None:
-    assert_once(cold[1], 10)
+    assert_once(cold[1], 10, nodes=2)
 
 
 def test_one_rank_compiles_what_other_settings_need_besides(cold: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
