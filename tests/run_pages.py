@@ -3,10 +3,10 @@
     python tests/run_pages.py README.md docs/tutorial.md …
 
 The console blocks of all pages run in turn in one new folder, which has links to what is in the repository, with this
-Python's programs first on the path; `DISPLAY_FREE` settings keep them from asking for a screen. A Python block that
-begins with the comment ``# NAME.py`` is put there as that file. Passed over are commands that install something, need
-more ranks than `MOST_RANKS` or a batch system, and those of `LEFT_OUT`. What each command takes is shown; the exit code
-is 1 if one failed.
+Python's programs first on the path and `VARIABLES` set: films need no screen, Open MPI may have more ranks than cores.
+A Python block that begins with the comment ``# NAME.py`` is put there as that file. Passed over are commands that
+install something, need more ranks than `MOST_RANKS` or a batch system, and those of `LEFT_OUT`. What each command takes
+is shown; the exit code is 1 if one failed.
 """
 
 import os
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_RANKS = 8
-DISPLAY_FREE = {"MUJOCO_GL": "egl", "TERM": "dumb"}
+VARIABLES = {"MUJOCO_GL": "egl", "TERM": "dumb", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
 LEFT_OUT = (
     r"pip install|python3 -m venv|^source |module load|^make |git clone|^export |srun|sbatch|scontrol|scancel|apptainer"
     r"|podman|conda|spack|ssh |bashrc|zshrc|runs/other|iwes_mpi\.watch|paper-|reference-es|runs/ant|--logdir|report:"
@@ -41,7 +41,7 @@ def left_out(command: str) -> bool:
 def main() -> int:
     """Run the pages; 1 if a command failed."""
     pages = [ROOT / page for page in sys.argv[1:]]
-    variables = os.environ | DISPLAY_FREE | {"OMPI_MCA_rmaps_base_oversubscribe": "1"}
+    variables = os.environ | VARIABLES
     variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
