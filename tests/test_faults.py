@@ -199,6 +199,16 @@ def wait_for(path: Path, process: subprocess.Popen[str], limit: float = 60.0) ->
         time.sleep(0.05)
 
 
+def test_a_request_to_stop_that_comes_too_late_changes_nothing(tmp_path: Path) -> None:
+    """A run that is done says so by its exit code, also if a time limit ends while its ranks leave."""
+    with launch.started(2, "-m", "iwes_mpi.train", *launch.SMALL, "--run-dir", str(tmp_path / "run")) as process:
+        assert process.stdout is not None
+        assert any("Finished" in line for line in process.stdout)
+        while process.poll() is None:
+            launch.send(launch.ranks_of(process.pid), signal.SIGTERM)
+        assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("number", "rank"), [(signal.SIGTERM, 0), (signal.SIGINT, 1), (signal.SIGUSR1, 2)], ids=["TERM", "INT", "USR1"]
 )

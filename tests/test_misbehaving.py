@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from misbehaving import Misbehaving
 
 from iwes_mpi import open_run
 from iwes_mpi.mpi import leftovers
+from iwes_mpi.mpi.guard import wait_until_read
 from iwes_mpi.rollouts.choose import open_runner
 from iwes_mpi.rollouts.episode import EpisodeTask
 from iwes_mpi.settings.config import Config
@@ -149,3 +151,23 @@ def test_only_what_nobody_has_is_cleared_away() -> None:
         assert leftovers.remove_segments(folder) == ["mpich_shm_1a2b_1"]
     finally:
         subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def test_an_abort_waits_until_its_words_are_read() -> None:
+    """A launcher drops what it has not read when a job aborts."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, b"why")
+        begin = time.monotonic()
+        wait_until_read((writing,), patience=0.2)
+        assert time.monotonic() - begin >= 0.2, "for a while, should nobody read"
+        read: list[bytes] = []
+        reader = threading.Timer(0.1, lambda: read.append(os.read(reading, 100)))
+        reader.start()
+        wait_until_read((writing,), patience=60)
+        assert read == [b"why"], "no longer than that"
+        reader.join()
+    finally:
+        os.close(reading)
+        os.close(writing)
+    wait_until_read((writing,), patience=60)  # it is closed

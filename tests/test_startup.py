@@ -1,11 +1,14 @@
 """Starting on many ranks: compiled code is kept, written once, loaded by the others, and never a reason to fail."""
 
+import contextlib
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import launch
+import numba
 import pytest
 
 from iwes_mpi import open_run
@@ -93,6 +96,32 @@ def test_no_cache_is_no_error_and_the_same_bits(cold: tuple[Path, list[list[str]
     found = watched_run(2, tmp_path / "run", tmp_path / "writes", blocked / "cache", **variables)
     assert written(found) == []
     assert digests(tmp_path / "run") == digests(cold[0] / "run")
+
+
+def test_who_finds_everything_compiled_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locks: list[str] = []
+
+    @contextlib.contextmanager
+    def exclusive(directory: Path, name: str) -> Iterator[None]:
+        locks.append(name)
+        yield
+
+    monkeypatch.setattr(compile_cache, "exclusive", exclusive)
+
+    def called() -> list[str]:
+        """The locks that a call takes in a process that has not called the function before."""
+        locks.clear()
+        function = numba.njit(lambda x: 2 * x + 1)
+        function._cache = compile_cache.OnceOnly(function.py_func, tmp_path)
+        with compile_cache.Turn(tmp_path):
+            assert function(3) == 7
+            assert function(3.0) == 7.0
+        return list(locks)
+
+    assert called() == ["compile", "save", "save"]  # one turn for both signatures
+    assert called() == []
+    next(tmp_path.rglob("*.1.nbc")).unlink()
+    assert called() == ["compile", "save"]
 
 
 def test_damaged_files_are_compiled_anew(cold: tuple[Path, list[list[str]]], tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from iwes_mpi.version import __version__
 
 _COMPILES = re.compile(rb"^(from|import) (numba|iwes_mpi\.compiled\.jit)\b", re.MULTILINE)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_PATIENCE = 120.0  # s to wait for another process that compiles, or for a file system whose locks do not work
+_PATIENCE = 60.0  # s to wait for another process that compiles, or for a file system whose locks do not work
 
 
 def key() -> str:
@@ -115,6 +115,42 @@ def exclusive(directory: Path | None, name: str) -> Iterator[None]:
         yield
 
 
+class Turn:
+    """Compiling in turn with other processes: from the first function that is not in the cache on, one at a time.
+
+    Who finds everything in the cache waits for nobody. Within ``with``, on the main thread.
+
+    Parameters
+    ----------
+    directory : Path or None
+        The cache directory; None if there is none, and then there are no turns.
+    """
+
+    _mine: "Turn | None" = None
+
+    def __init__(self, directory: Path | None):
+        self._directory = directory
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> "Turn":
+        Turn._mine = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Turn._mine = None
+        self._held.close()
+
+    @staticmethod
+    def wait() -> bool:
+        """Wait until it is this process's turn, if it takes turns and has not waited yet; returns whether it did."""
+        mine = Turn._mine
+        if mine is None:
+            return False
+        Turn._mine = None
+        mine._held.enter_context(exclusive(mine._directory, "compile"))
+        return True
+
+
 class OnceOnly(FunctionCache):
     """Numba's cache of one function, in a directory of ours; each entry is written once, and no fault is an error.
 
@@ -133,7 +169,13 @@ class OnceOnly(FunctionCache):
             numba.config.CACHE_DIR = before
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The compiled code for a signature; None if it is not there, or cannot be read."""
+        """The compiled code for a signature; None if it is not there or cannot be read, even once it is our turn."""
+        found = self._load(sig, target_context)
+        if found is None and Turn.wait():  # meanwhile somebody else may have left it
+            found = self._load(sig, target_context)
+        return found
+
+    def _load(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
         except Exception:  # a damaged file can raise anything

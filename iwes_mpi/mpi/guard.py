@@ -5,9 +5,12 @@ in two processes, and the other ranks would wait for ever, or the launcher take 
 are turned into errors that are said. That is no defense against malice: compiled code can do all of this unseen.
 """
 
+import fcntl
 import os
 import signal
+import stat
 import sys
+import termios
 import time
 import traceback
 from collections.abc import Callable
@@ -91,6 +94,7 @@ def _take_over_mpi() -> Callable[[], None]:
         """MPI's world for environments: whoever aborts it does so with an exit code that is not that of success."""
 
         def Abort(self, errorcode: int = 0) -> NoReturn:
+            wait_until_read()
             super().Abort(errorcode or 1)
             end_process(errorcode or 1)
 
@@ -101,6 +105,28 @@ def _take_over_mpi() -> Callable[[], None]:
     MPI.Finalize = refuse
     MPI.COMM_WORLD = World(MPI.COMM_WORLD)  # type: ignore[misc]  # final, as it says
     return finalize
+
+
+def wait_until_read(streams: tuple[int, ...] = (1, 2), patience: float = _PATIENCE) -> None:
+    """Wait until the launcher has read what this process has written: it forgets what is left when a job aborts.
+
+    Parameters
+    ----------
+    streams : tuple of int
+        File descriptors; those that are no pipes are passed over.
+    patience : float
+        The most seconds to wait, should nobody read.
+    """
+    deadline = time.monotonic() + patience
+    for stream in streams:
+        try:
+            while stat.S_ISFIFO(os.fstat(stream).st_mode) and time.monotonic() < deadline:
+                left = fcntl.ioctl(stream, termios.FIONREAD, bytes(4))
+                if not any(left):
+                    break
+                time.sleep(0.001)
+        except OSError:  # it is closed, or a system that does not tell
+            continue
 
 
 def end_children() -> None:

@@ -85,7 +85,14 @@ class StopFlag:
         self._comm.Free()
 
     def release(self) -> None:
-        """Give signals back the effect they had, once everything is saved; the usual one if they were only noted."""
+        """Give signals back the effect they had, once everything is saved.
+
+        Those that were only noted are ignored from now on: there is nothing left to stop in a program that is about to
+        end, and its exit code tells that it was done.
+        """
         for number, before in self._before.items():
-            signal.signal(number, signal.SIG_DFL if before is None or isinstance(before, signals.Note) else before)
+            if isinstance(before, signals.Note):
+                signal.signal(number, signal.SIG_IGN)
+            else:
+                signal.signal(number, signal.SIG_DFL if before is None else before)
         signal.pthread_sigmask(signal.SIG_BLOCK, self._blocked)

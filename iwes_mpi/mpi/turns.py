@@ -13,8 +13,8 @@ def in_turn(world: World, function: Callable[[], T]) -> T:
     """Call a function that compiles on the node's first rank, then on its others. Collective on the node.
 
     The first rank compiles, and leaves the code on disk; the others load it. Nodes whose cache directory is one and
-    the same take turns too, and so do several jobs on a node. If any rank is without a cache directory, all call it
-    at once.
+    the same take turns too, and so do several jobs on a node, from the first function on that has to be compiled. If
+    any rank is without a cache directory, all call it at once.
 
     Returns
     -------
@@ -26,7 +26,7 @@ def in_turn(world: World, function: Callable[[], T]) -> T:
     if world.node.rank > 0:
         world.node.rest_until_all()
         return function()
-    with cache.exclusive(jit.CACHE, "compile"):
+    with cache.Turn(jit.CACHE):
         result = function()
     world.node.rest_until_all()
     return result

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwes_mpi.mpi.group import Group, alone
-from iwes_mpi.mpi.guard import end_process
+from iwes_mpi.mpi.guard import end_process, wait_until_read
 from iwes_mpi.mpi.last_words import LastWords
 from iwes_mpi.mpi.memory import open_window
 from iwes_mpi.mpi.process import MPI, library_version
@@ -186,6 +186,7 @@ class World(Group):
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):  # nobody reads any more, or a signal came in the midst of a print
                     stream.flush()
+            wait_until_read()
             self.comm.Abort(code)
         finally:
             end_process(code)  # some MPI libraries return while the abort is under way
