@@ -3,12 +3,12 @@
     python tests/run_pages.py [--seconds 20] README.md docs/tutorial.md …
 
 The console blocks of all pages run in turn in one new folder, which has links to what is in the repository, with this
-Python's programs first on the path and `VARIABLES` set: films need no screen, Open MPI may have more ranks than cores.
-A Python block that begins with the comment ``# NAME.py`` is put there as that file, and `MODULES` stand for what the
-reader has of his own. A training that goes on for longer than ``--seconds`` is asked to stop, by the signal that a
-batch system sends at the end of a time limit. Passed over are commands that install something, need more ranks than
-`MOST_RANKS` or a batch system, and those of `LEFT_OUT`. What each command takes is shown; the exit code is 1 if one
-failed.
+Python's programs first on the path and `VARIABLES` set: films need no screen, Open MPI may have more ranks than cores
+and run as root. A Python block that begins with the comment ``# NAME.py`` is put there as that file, and `MODULES`
+stand for what the reader has of his own. A training that goes on for longer than ``--seconds`` is asked to stop, by
+the signal that a batch system sends at the end of a time limit. Passed over are commands that install something, need
+more ranks than `MOST_RANKS` or a batch system, and those of `LEFT_OUT`. What each command takes is shown; the exit
+code is 1 if one failed.
 """
 
 import argparse
@@ -33,10 +33,13 @@ VARIABLES = {
     "MUJOCO_GL": "egl",
     "TERM": "dumb",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
 LEFT_OUT = (
     r"pip install|python3 -m venv|^source |module load|^make |git clone|^export |srun|sbatch|scontrol|scancel|apptainer"
     r"|podman|conda|spack|ssh |bashrc|zshrc|runs/other|paper-|reference-es|runs/ant|--logdir|tests/soak|^for "
+    r"|policy\.pt"  # PyTorch is gigabytes
 )
 MODULES = {
     "my_module.py": """
@@ -88,9 +91,9 @@ def left_out(command: str) -> bool:
 
 
 def going_on(shell: int) -> list[tuple[int, bool]]:
-    """The processes below a shell that train, or watch a run, and whether they watch."""
+    """The processes of a shell that train, or watch a run, and whether they watch."""
     found = []
-    for process in descendants(shell):
+    for process in (shell, *descendants(shell)):  # a shell with one command becomes that
         try:
             words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
         except OSError:  # it has ended
@@ -102,7 +105,7 @@ def going_on(shell: int) -> list[tuple[int, bool]]:
 
 
 def ask_to_stop(shell: int) -> bool:
-    """Send SIGTERM to all that train below a shell, and an interrupt to what watches; returns whether there are any."""
+    """Send SIGTERM to all that train of a shell, and an interrupt to what watches; returns whether there are any."""
     found = going_on(shell)
     for process, watches in found:
         with contextlib.suppress(ProcessLookupError):
