@@ -31,6 +31,7 @@ DATA = ANALYSIS / "data"
 LOGS = sorted(DATA.glob("*/*/log.h5"))
 NOTEBOOKS = sorted(ANALYSIS.glob("*.ipynb"))
 NAMES = [
+    "fig1_ant",
     "fig1_iw_updates",
     "fig2_model_size",
     "fig3_time_per_iteration",
