@@ -4,6 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
+from iwes_mpi.settings.printable import printable
 from iwes_mpi.version import __version__
 
 
@@ -27,8 +28,15 @@ def main(argv: list[str]) -> int:
     width = max(map(len, known))
     lines = [f"  python -m iwes_mpi.{name:{width}}  {purpose}" for name, purpose in known.items()]
     print("\n".join(["Importance Weighted Evolution Strategies under MPI. Commands:", "", *lines, ""]))
+    wrong = next((word for word in argv if word not in ("-h", "--help")), None)
     print("Each explains its settings with --help; mpirun -n RANKS before train and evaluate runs them in parallel.")
-    return 0 if not argv or set(argv) <= {"-h", "--help"} else 2
+    if wrong is not None:
+        meant = f"; say python -m iwes_mpi.{wrong}" if wrong in known else ""
+        print(
+            f"iwes_mpi: error: nothing was run: {printable(wrong)} is not an argument of this list{meant}",
+            file=sys.stderr,
+        )
+    return 0 if wrong is None else 2
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ def main(argv: Sequence[str]) -> int:
     form = options.to or suffixes.get(output.suffix)
     if form is None:
         raise WrongInput("to", f"is needed where FILE ends in none of {', '.join(suffixes)}")
+    if options.output is not None and suffixes.get(output.suffix, form) != form:
+        raise WrongInput("to", f"is {form}, but {output.name} ends as {suffixes[output.suffix]} does")
     require(form)
     policy = _policy(options.run, options.checkpoint, options.trust)
     draft = output.with_name(f"{output.stem}.new{FORMS.module(form).SUFFIX}")

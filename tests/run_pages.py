@@ -4,17 +4,18 @@
 
 The console blocks of all pages run in turn in one new folder, which has links to what is in the repository, with this
 Python's programs first on the path and `VARIABLES` set: films need no screen, Open MPI may have more ranks than cores
-and run as root. A Python block that begins with the comment ``# NAME.py`` is put there as that file, and `MODULES`
-stand for what the reader has of his own. A training that goes on for longer than ``--seconds`` is asked to stop, by
-the signal that a batch system sends at the end of a time limit. Passed over are commands that install something, need
-more ranks than `MOST_RANKS` or a batch system, and those of `LEFT_OUT`. What each command takes is shown; the exit
-code is 1 if one failed.
+and run as root. Python blocks that begin with ``import iwes_mpi`` run too. One that begins with the comment ``#
+NAME.py`` is put there as that file, and `MODULES` stand for what the reader has of his own. A training that goes on
+for longer than ``--seconds`` is asked to stop, by the signal that a batch system sends at the end of a time limit.
+Passed over are commands that install something, need more ranks than `MOST_RANKS` or a batch system, and those of
+`LEFT_OUT`. What each command takes is shown; the exit code is 1 if one failed.
 """
 
 import argparse
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -38,7 +39,7 @@ VARIABLES = {
 }
 LEFT_OUT = (
     r"pip install|python3 -m venv|^source |module load|^make |git clone|^export |srun|sbatch|scontrol|scancel|apptainer"
-    r"|podman|conda|spack|ssh |bashrc|zshrc|runs/other|paper-|reference-es|runs/ant|--logdir|tests/soak|^for "
+    r"|podman|conda|spack|ssh |bashrc|zshrc|runs/other|paper-|reference-es|runs/ant|--logdir|tests/soak"
     r"|policy\.pt"  # PyTorch is gigabytes
     r"|film\.mp4"  # minutes for a whole episode; the tutorial's film is shorter
 )
@@ -80,10 +81,15 @@ gymnasium.register("Theirs-v0", entry_point=Theirs)
 }
 
 
-def commands(text: str) -> list[str]:
-    """The commands of a page's console blocks, each with its further lines."""
-    blocks = re.findall(r"^```console\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-    return [line for block in blocks for line in re.findall(r"^\$ (.*)", re.sub(r"\\\n\s*", " ", block), re.MULTILINE)]
+def steps(text: str) -> list[str]:
+    """What a page has its reader run, in turn: commands, each with its further lines, and whole Python examples."""
+    found = []
+    for kind, block in re.findall(r"^```(console|python)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        if kind == "console":
+            found += re.findall(r"^\$ (.*)", re.sub(r"\\\n\s*", " ", block), re.MULTILINE)
+        elif re.search(r"^import iwes_mpi$", block.partition("\n\n")[0], re.MULTILINE) and not block.startswith("#"):
+            found.append(f"python -c {shlex.quote(block)}")
+    return found
 
 
 def left_out(command: str) -> bool:
@@ -167,13 +173,13 @@ def main() -> int:
                 (Path(folder) / name).write_text(block)
             for run_dir in re.findall(r"--run-dir (\S+)", text):  # whoever follows this page has not made it before
                 shutil.rmtree(Path(folder) / run_dir, ignore_errors=True)
-            for command in commands(text):
+            for command in steps(text):
                 if left_out(command):
                     print(f"     left out  {command}", flush=True)
                     continue
                 code, output, seconds, asked = run(command, folder, variables, arguments.seconds)
                 verdict = (f"code {code}" if code else "ok") + (", asked to stop" if asked else "")
-                print(f"{seconds:6.1f} s {verdict}  {command}", flush=True)
+                print(f"{seconds:6.1f} s {verdict}  {command.splitlines()[0]}", flush=True)
                 if code:
                     failed += 1
                     print(output[-3000:], flush=True)

@@ -295,6 +295,7 @@ def test_export_has_a_file_by_default(flags, run_dir, tmp_path, monkeypatch):
     [
         ("RUN -o policy.xyz", "to: is needed where FILE ends in none of .npz, .onnx, .pt"),
         ("RUN -o policy.npz --to tflite", "to: invalid choice"),
+        ("RUN -o policy.onnx --to npz", "to: is npz, but policy.onnx ends as onnx does"),
         ("RUN -o policy.npz --checkpoint 7", "checkpoint: .* has kept no checkpoint of iteration 7"),
         ("RUN/checkpoint.h5 -o policy.npz --checkpoint 7", "checkpoint: needs a run directory"),
         ("/no/run -o policy.npz", "run: /no/run does not exist"),

@@ -62,6 +62,7 @@ LINES = {
     "--resume sometimes": "--resume",
     "--env-id NoSuchEnv-v0": "--env-id",
     "--env-id no_such_module:Env-v0": "--env-id",
+    "--env-id CartPole": "is it CartPole-v1?",
     "--env-id Blackjack-v1 --max-episode-steps 9": "--env-id",
     "--env-id FrozenLake-v1": "--env-id",
     "--env-id environments:Endless-v0": "--max-episode-steps",

@@ -27,6 +27,11 @@ def test_the_package_names_its_commands(capsys: pytest.CaptureFixture[str]) -> N
     assert overview.main([]) == 0
     out = capsys.readouterr().out
     assert all(f"python -m iwes_mpi.{name} " in out for name in programs)
+    assert overview.main(["train", "--seed", "3"]) == 2
+    assert (
+        "nothing was run: train is not an argument of this list; say python -m iwes_mpi.train"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_package_is_typed_and_lists_what_it_has() -> None:

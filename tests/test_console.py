@@ -79,6 +79,7 @@ def test_a_narrow_terminal_shows_fewer_figures_but_whole_ones(now, capsys, width
     assert "…" not in shown
     assert len(re.findall("[━╸╺]", shown)) >= 8, "a bar"
     by_rank = [name in shown for name in ("M steps", "left", "ESS", "k/s")]
+    assert "nan" not in shown
     assert by_rank == sorted(by_rank, reverse=True)
     assert sum(by_rank) == {200: 4, 120: 4, 80: 2, 60: 0}[width]
 
@@ -112,6 +113,16 @@ def test_compiling_is_said_while_compiling_only(now, capsys):
     assert "episode 3 of 40" in shown
     assert "eval median 3.0" in shown, "the last iteration's figures stay"
     bar.close()
+
+
+def test_few_steps_and_no_evaluation_yet(now, capsys):
+    bar, _ = bar_and_step(now, capsys, SimpleNamespace(iteration=0, env_steps=0), iterations=9)
+    now.s += 2.0
+    bar.update(rows(Config(), 1, env_steps=4700, eval_return_median=float("nan")))
+    shown = plain(capsys.readouterr().out)
+    bar.close()
+    assert "5k steps" in shown
+    assert "eval median" not in shown
 
 
 @pytest.mark.parametrize(("k", "said"), [(0, False), (2, True)])

@@ -57,6 +57,10 @@ def test_presets_are_not_warned_of(name: str) -> None:
     [
         ({"learning_rate": 0.01, "sigma": 0.02, "n_pairs": 5000, "min_ess": 0.0}, 4600, 4, ["be of no use", "34"]),
         ({"learning_rate": 0.01, "sigma": 0.02, "n_pairs": 5000}, 4600, 4, ["not be made", "34", "step_in_sigma"]),
+        # Few samples for many parameters: half of them count, along whose noise theta moved, and it means nothing.
+        ({"learning_rate": 0.01, "sigma": 0.02, "n_pairs": 10}, 4610, 4, ["not be made", "34", "step_in_sigma"]),
+        ({"learning_rate": 0.01, "sigma": 0.02, "n_pairs": 100}, 4610, 4, ["not be made", "34"]),
+        ({"learning_rate": 0.05, "sigma": 0.02, "n_pairs": 10, "min_ess": 0.0}, 4610, 4, ["be of no use", "1.7e+02"]),
         ({"n_pairs": 10, "clip": math.inf}, 30_000, 4, ["population of 10 pairs is so small", "n_pairs", "30000"]),
         ({"n_pairs": 3, "iw_updates": 0}, 30, 8, ["2 of 8 ranks without work", "n_pairs"]),
         ({"n_pairs": 4, "min_env_steps": 9}, 30, 80, []),
@@ -110,6 +114,21 @@ def test_updates_of_no_use_are_told_of_once() -> None:
     assert not any(noticed(rows(long, i, return_std=1.0)) for i in range(9)), "it was said before"
 
 
+def test_updates_that_are_never_made_are_told_of_once() -> None:
+    config = Config(iw_updates=3)
+
+    def told(updates: list[int], config: Config = config) -> list[int]:
+        noticed = diagnosis.Diagnosis(config, 50)
+        assert noticed.beforehand(1) == []
+        found = [noticed(rows(config, i, return_std=1.0, updates=n)) for i, n in enumerate(updates)]
+        assert all("no importance-weighted update" in text and "`n_pairs`" in text for text in found if text)
+        return [i for i, text in enumerate(found) if text]
+
+    assert told([1, 1, 1, 1, 1, 1, 1]) == [4]
+    assert told([1, 1, 1, 1, 2, 1, 1, 1, 1, 2]) == []
+    assert told([1] * 9, Config(iw_updates=0)) == []
+
+
 # -- dry run -------------------------------------------------------------------------------------------------
 
 
@@ -118,7 +137,7 @@ def test_a_forecast_by_hand() -> None:
     config = Config(n_pairs=10, min_env_steps=3000, n_eval=5, iw_updates=3, hidden_sizes=(4,), iterations=7)
     trial = Trial(50.0, 80.0, 1e-3, 1e-4, np.zeros(0))
     place = dry_run.Place(ranks=4, nodes=2, ranks_per_node=2, rank_bytes=10**8)
-    state = SimpleNamespace(theta=np.zeros(26), episode_cap=60)
+    state = SimpleNamespace(theta=np.zeros(26), episode_cap=60, iteration=0, env_steps=0)
     found = dry_run.forecast(config, trial, runner, state, place)
     assert (found.episodes, found.steps, found.most_steps) == (
         60,
@@ -134,6 +153,17 @@ def test_a_forecast_by_hand() -> None:
     assert "1,000,000 numbers, 4 MB, once on each node" in text
     assert "204 MB on a node with 2 ranks" in text
     assert "for 7 iterations (`iterations`), 21,000 steps" in text
+    assert "untrained policy" in text
+    state = SimpleNamespace(theta=np.zeros(26), episode_cap=60, iteration=5, env_steps=15_000)
+    text = dry_run.report(config, trial, runner, state, 1_000_000, place)
+    assert "with the policy as it is" in text
+    assert "what is left" in text
+    assert "for 2 iterations (`iterations`), 6,000 steps" in text
+    over = Config(n_pairs=10, min_env_steps=3000, hidden_sizes=(4,), iterations=9, max_env_steps=15_000)
+    assert "nothing: the run is over by its limit (`max_env_steps`)" in dry_run.report(
+        over, trial, runner, state, 1_000_000, place
+    )
+    state = SimpleNamespace(theta=np.zeros(26), episode_cap=60, iteration=0, env_steps=0)
     assert "none (`n_eval` 0)" in dry_run.report(Config(n_eval=0), trial, runner, state, 10, place)
 
 

@@ -234,6 +234,7 @@ WRONG = [
     ({"hidden_sizes": [4]}, "hidden_sizes: is not a setting of"),
     ({"min_env_steps": 5}, "min_env_steps: is not a setting of"),
     ({"n_pair": 5}, "n_pair: is not a setting of .*; is it n_pairs?"),
+    ({"lr": 1.0}, "lr: is not a setting of .*; is it learning_rate?"),
     ({"importance_mixing": 0.1, "cross_fit": True}, "importance_mixing: cannot be combined with cross_fit"),
     ({"noise_table_size": 1}, "noise_table_size: 1 numbers are too few"),
 ]

@@ -47,7 +47,11 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
     try:
         spec = gymnasium.spec(config.env_id.rpartition(":")[2])
     except (gymnasium.error.Error, ModuleNotFoundError, ValueError) as error:
-        raise WrongInput("env_id", f"{config.env_id}: {error}") from None
+        named = config.env_id.rpartition(":")[2]
+        versions = [name for name in gymnasium.registry if name.rpartition("-v")[0] == named]
+        newest = max(versions, key=lambda name: int(name.rpartition("-v")[2]), default=None)
+        hint = f"; is it {newest}?" if newest is not None else ""
+        raise WrongInput("env_id", f"{config.env_id}: {error}{hint}") from None
     if spec.max_episode_steps is None and config.max_episode_steps is None:
         raise WrongInput(
             "max_episode_steps",

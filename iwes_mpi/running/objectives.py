@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from iwes_mpi.settings.command_line import known_as
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -32,7 +33,7 @@ def refuse_others(settings: Mapping[str, Any], known: list[str], what: str) -> N
             continue
         if name in _GROUPS:
             raise WrongInput(name, f"is not a setting of {what}")
-        near = difflib.get_close_matches(name, known, 1)
+        near = [other for other in (known_as(name),) if other in known] or difflib.get_close_matches(name, known, 1)
         raise WrongInput(name, f"is not a setting of {what}" + (f"; is it {near[0]}?" if near else ""))
 
 

@@ -40,6 +40,11 @@ _KNOWN_AS = {
 }  # fmt: skip
 
 
+def known_as(name: str) -> str:
+    """The setting that other programs call `name`, such as ``lr``; empty if none."""
+    return _KNOWN_AS.get(flag(name), "").removeprefix("--").replace("-", "_")
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser whose errors are `WrongInput`, and which spells such errors in flags; knows ``--version``."""
 

@@ -203,10 +203,11 @@ class Bar:
         pace = self._pace(done)
         left = f"{clock((1 - done) / pace)} left" if self._pace.is_steady and pace > 0 else ""
         weighted = self._config.iw_updates > 0
+        evaluated = self._evaluation(rows)
         figures = [  # by how early they give way on a narrow terminal
-            (2, f"{row.env_steps / 1e6:.2f}M steps"),
+            (2, f"{row.env_steps / 1e6:.2f}M steps" if row.env_steps >= 1e6 else f"{row.env_steps / 1e3:.0f}k steps"),
             (5, f"{self._rate(row.env_steps) / 1e3:.1f}k/s"),
-            (1, f"eval median {self._evaluation(rows):.1f}"),
+            (1, "" if math.isnan(evaluated) else f"eval median {evaluated:.1f}"),
             (4, f"ESS {rows.smallest_ess:.2f}" if weighted else ""),
             (3, left),
         ]

@@ -10,6 +10,7 @@ from iwes_mpi.method.schedules import learning_rate_at
 from iwes_mpi.settings.config import Config
 
 _USELESS_ESS, _IN_A_ROW = 0.1, 3  # when it is said that importance-weighted updates are of no use
+_NONE_IN_A_ROW = 5  # populations without any, after which that is said
 _FEWEST_PAIRS = 2  # in use, for weighted updates; with three, weighted updates have paid on a small task
 _LATE = 0.23  # an Adam step late in a run, as a share of its first one: the noise decides its direction
 
@@ -94,10 +95,14 @@ def _useless_updates(config: Config, d: int) -> str | None:
     least = max(_USELESS_ESS, config.min_ess / 2)
     along = (2 / math.pi if adam else 1.0) * d / (config.n_pairs * config.reuse_batches)
     ess = expected_ess(_LATE * first, 1 + along, config.clip)
-    if ess >= least:
+    fresh = expected_ess(_LATE * first, 1.0, config.clip)
+    # Of few samples for many parameters, theta moves along their noise, and half of them may count in full: the ESS is
+    # large, and says nothing. How far theta is from where new samples would be tells.
+    if ess >= least and fresh >= _USELESS_ESS:
         return None
+    ess = min(ess, fresh) if fresh < _USELESS_ESS else ess
     what = "not be made (`min_ess`)" if config.min_ess > ess else "be of no use"
-    if expected_ess(_LATE * first, 1.0, config.clip) >= max(_USELESS_ESS, config.min_ess):
+    if fresh >= max(_USELESS_ESS, config.min_ess):
         return (
             f"a population of {config.n_pairs} pairs is so small for {d} parameters that weighted updates will {what}: "
             f"the ESS is about {ess:.2g}; raise `n_pairs`, lower `step_in_sigma`, or set `iw_updates` 0"
@@ -135,7 +140,7 @@ class Diagnosis:
 
     def __init__(self, config: Config, d: int):
         self._config, self._d = config, d
-        self._useless, self._flat = 0, 0  # iterations in a row
+        self._useless, self._none, self._flat = 0, 0, 0  # iterations in a row
         self._told = False  # of useless updates
 
     def beforehand(self, ranks: int) -> list[str]:
@@ -151,12 +156,20 @@ class Diagnosis:
         config = self._config
         useless = config.iw_updates > 0 and rows.smallest_ess < _USELESS_ESS
         self._useless = self._useless + 1 if useless else 0
+        self._none = self._none + 1 if config.iw_updates > 0 and row.updates == 1 else 0
         if self._flat == _IN_A_ROW == row.iteration + 1:
             return _flat(row.return_mean)
-        if self._told or self._useless < _IN_A_ROW:
+        if self._told or (self._useless < _IN_A_ROW and self._none < _NONE_IN_A_ROW):
             return None
         self._told = True
         ratio = learning_rate_at(config, 0, self._d) * math.sqrt(self._d) / config.sigma
+        if self._useless < _IN_A_ROW:
+            return (
+                f"no importance-weighted update was made for {self._none} iterations now: after its first update theta "
+                f"is too far from its population for them (`min_ess`, `max_kl`, `max_step`). learning_rate·√d/sigma is "
+                f"{ratio:.2g}; the paper's is 0.5. Lower `step_in_sigma` (or `learning_rate`), raise `n_pairs`, or set "
+                f"`iw_updates` 0"
+            )
         return (
             f"theta moves so far from its population that less than a tenth of it still counts (ESS), for "
             f"{self._useless} iterations now. learning_rate·√d/sigma is {ratio:.2g}; the paper's is 0.5. Lower "

@@ -100,6 +100,7 @@ def report(config: Config, trial: Trial, runner: EpisodeRunner, state: State, ta
     hidden = "-".join(map(str, config.hidden_sizes))
     table, own = 4 * table_size, place.rank_bytes + 8 * _VECTORS * d
     k = config.iw_updates
+    policy = "policy as it is" if state.iteration else "untrained policy"
     facts = {
         "environment": f"{runner.description}: {numbers}at most {plural(runner.limit, 'step')} an episode",
         "policy": f"{f'{hidden} hidden units' if hidden else 'linear'}, d = {plural(d, 'parameter')}",
@@ -108,7 +109,7 @@ def report(config: Config, trial: Trial, runner: EpisodeRunner, state: State, ta
         "noise table": f"{plural(table_size, 'number')}, {size_text(table)}, once on each node",
         "memory": f"{size_text(own)} a rank, {size_text(place.ranks_per_node * own + table)} on a node with "
         f"{plural(place.ranks_per_node, 'rank')}",
-        "steps": f"about {found.steps:,.0f} an iteration with the untrained policy, at most {found.most_steps:,}",
+        "steps": f"about {found.steps:,.0f} an iteration with the {policy}, at most {found.most_steps:,}",
         "time": f"about {seconds_text(found.seconds)} an iteration on {plural(place.ranks, 'rank')} of this machine: "
         f"episodes {seconds_text(found.episode_seconds)} ({1 / max(trial.step_seconds, 1e-12):,.0f} steps/s a rank), "
         + (f"1 + {plural(k, 'update')}" if k else "the update")
@@ -116,8 +117,8 @@ def report(config: Config, trial: Trial, runner: EpisodeRunner, state: State, ta
         + (" if all are made" if k else ""),
         "evaluation": _evaluation(config, found),
     }
-    if whole := _whole(config, found):
-        facts["whole run"] = whole
+    if whole := _whole(config, found, state):
+        facts["what is left" if state.iteration else "whole run"] = whole
     width = max(map(len, facts))
     lines = [f"  {name:{width}}  {text}" for name, text in facts.items()]
     return "\n".join(["Dry run: nothing is written.", *lines])
@@ -137,14 +138,17 @@ def _evaluation(config: Config, found: Forecast) -> str:
     )
 
 
-def _whole(config: Config, found: Forecast) -> str:
-    """The whole run, up to its first limit of iterations or steps; empty without one."""
+def _whole(config: Config, found: Forecast, state: State) -> str:
+    """What is left of the run, up to its first limit of iterations or steps; empty without one."""
     limits = []
     if config.iterations is not None:
-        limits.append((float(config.iterations), "iterations"))
+        limits.append((float(config.iterations - state.iteration), "iterations"))
     if config.max_env_steps is not None:
-        limits.append((math.ceil(config.max_env_steps / max(found.steps, 1)), "max_env_steps"))
+        left = config.max_env_steps - state.env_steps
+        limits.append((math.ceil(left / max(found.steps, 1)), "max_env_steps"))
     if not limits:
         return ""
     n, name = min(limits)
+    if n <= 0:
+        return f"nothing: the run is over by its limit (`{name}`)"
     return f"about {clock(n * found.seconds)} for {plural(n, 'iteration')} (`{name}`), {n * found.steps:,.0f} steps"
