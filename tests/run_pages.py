@@ -134,17 +134,17 @@ def run(command: str, folder: str, variables: dict[str, str], seconds: float) ->
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            shell.wait(seconds)
-        except subprocess.TimeoutExpired:
-            asked = not re.search(GOES_ON, command) and ask_to_stop(shell.pid)
-            try:
-                shell.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
+        while shell.poll() is None:
+            spent = time.monotonic() - begin
+            if spent > PATIENCE:
                 for process in (*descendants(shell.pid), shell.pid):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process, signal.SIGKILL)
-                shell.wait()
+            elif spent > seconds and not asked and not re.search(GOES_ON, command):
+                lines = os.pread(output.fileno(), 1 << 20, 0).splitlines()
+                if sum(line.startswith(b"iteration ") for line in lines) >= 3 or "iwes_mpi.watch" in command:
+                    asked = ask_to_stop(shell.pid)
+            time.sleep(0.1)
         output.seek(0)
         code = 0 if asked and shell.returncode == STOPPED else shell.returncode
         return code, output.read(), time.monotonic() - begin, asked
@@ -162,7 +162,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         variables["HOME"] = folder
         for entry in ROOT.iterdir():
-            if entry.name not in ("runs", "build") and not entry.name.startswith("."):
+            if entry.name == "jobs":  # its programs look for runs beside them
+                shutil.copytree(entry, Path(folder) / "jobs")
+            elif entry.name not in ("runs", "build") and not entry.name.startswith("."):
                 (Path(folder) / entry.name).symlink_to(entry)
         for name, text in MODULES.items():
             (Path(folder) / name).write_text(text)
