@@ -287,13 +287,15 @@ def test_figure_1_iw_updates_beat_es_at_the_low_rate(k):
     assert low > 0
 
 
-def test_figure_1_in_the_docs():
+@pytest.mark.parametrize(("runs", "seeds"), [("linear-K*-lr0.0052", 5), ("ant-linear-K*", 3)])
+def test_figure_1_in_the_docs(runs, seeds):
     found = {k: [] for k in range(6)}
-    for log in DATA.glob("scaled/linear-K*-lr0.0052-seed*/log.h5"):
+    for log in DATA.glob(f"scaled/{runs}-seed*/log.h5"):
         with h5py.File(log) as file:
             steps, y = file["iterations/env_steps"][:], file["iterations/eval_return_median"][:]
             k = json.loads(file.attrs["config"])["iw_updates"]
         found[k].append(sum((steps[1:] - steps[:-1]) * (y[1:] + y[:-1]) / 2) / (steps[-1] - steps[0]))
+    assert {len(areas) for areas in found.values()} == {seeds}
     es, *iw = (f"{np.mean(found[k]):.0f}" for k in range(6))
     text = " ".join((ROOT / "docs/figures.md").read_text().split())
     assert f"{es} for plain ES and {', '.join(iw)} for K = 1 … 5" in text
