@@ -100,7 +100,10 @@ def test_commands_are_found():
     }
     assert ("iwes_mpi.plot", ["runs/cheetah", "runs/other", "-o", "figure.png"]) in found, "of a plain line"
     assert any("--env-kwargs" in arguments and '{"goal": 3}' in arguments for _, arguments in found), "with quotes"
-    assert ("iwes_mpi.evaluate", ["$f", "--episodes", "1", "--video", "${f%.h5}.mp4"]) in found, "within a loop"
+    assert (
+        "iwes_mpi.evaluate",
+        ["$f", "--episodes", "1", "--video", "${f%.h5}.mp4", "--video-seconds", "4"],
+    ) in found, "within a loop"
     assert any(arguments[-2:] == ["--keep-checkpoints", "6"] for _, arguments in found), "over two lines"
 
 
