@@ -12,7 +12,7 @@ seed last, each part of the table has as many seeds of each setting.
 =================  ===========================================================================================
 paper              figures 1, 2 and 4 of Campos et al. (2018) at the paper's size
 scaled             the same figures on a laptop: HalfCheetah-v5 cut to 200 steps, small policies, with the paper's
-                   d / n_pairs (2.4) and learning_rate · √d / sigma (0.54 at the low rate)
+                   d / n_pairs (2.4) and learning_rate · √d / sigma (0.54 at the low rate); figure 1 on Ant as well
 reference          environment steps to the returns of Salimans et al. (2017), by ES and by IW-ES
 sample_efficiency  environment steps to a return, by ES and by IW-ES with the settings that jobs/tune.py has found,
                    and seeds that it has not seen
@@ -76,6 +76,10 @@ def scaled() -> Iterator[Row]:
         for seed in SEEDS:
             for k in updates:
                 yield row(2, policy, k, rate, seed, iterations)
+    for seed in (1, 2, 3):  # the paper's own task
+        for k in IW_UPDATES:
+            run_dir = f"runs/scaled/ant-linear-K{k}-seed{seed}"
+            yield "1-ant", run_dir, "jobs/scaled/ant-linear.toml", k, "9.1e-4", seed, 25
 
 
 def reference() -> Iterator[Row]:
