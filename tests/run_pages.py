@@ -133,6 +133,7 @@ def run(command: str, folder: str, variables: dict[str, str], seconds: float) ->
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what runs in the background
         )
         while shell.poll() is None:
             spent = time.monotonic() - begin
