@@ -1,6 +1,5 @@
 """``python -m iwes_mpi.compare RUN… --by SETTING --return X``: how many steps groups of runs need to a return."""
 
-import difflib
 import math
 import sys
 import textwrap
@@ -11,6 +10,7 @@ from typing import NoReturn
 
 from iwes_mpi.settings.command_line import ArgumentParser, run_without_mpi
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.meant import meant
 from iwes_mpi.settings.wrong_input import WrongInput
 from iwes_mpi.shown import comparison
 from iwes_mpi.shown.chosen import read_runs
@@ -53,8 +53,8 @@ def read_names(texts: Sequence[str]) -> list[str]:
     names = [name.strip().replace("-", "_") for text in texts for name in text.split(",")]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise WrongInput("by", f"there is no setting {name!r}" + (f"; is it {near[0]}?" if near else ""))
+            near = meant(name, known)
+            raise WrongInput("by", f"there is no setting {name!r}" + (f"; is it {near}?" if near else ""))
     return list(dict.fromkeys(names))
 
 

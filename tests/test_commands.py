@@ -10,9 +10,10 @@ import pytest
 import iwes_mpi
 from iwes_mpi import __main__ as overview
 from iwes_mpi import evaluate, plot
-from iwes_mpi.settings.command_line import _KNOWN_AS, build_parser, parse
+from iwes_mpi.settings.command_line import build_parser, flag, parse
 from iwes_mpi.settings.config import Config
 from iwes_mpi.settings.limits import reached_limit
+from iwes_mpi.settings.meant import KNOWN_AS
 from iwes_mpi.settings.wrong_input import WrongInput
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,8 +71,8 @@ def test_the_flag_that_was_meant_is_named(given: str, meant: str) -> None:
 
 def test_other_programs_names_lead_to_settings() -> None:
     known = build_parser()._option_string_actions
-    assert set(_KNOWN_AS.values()) <= set(known)
-    assert not set(_KNOWN_AS) & set(known)
+    assert {flag(name) for name in KNOWN_AS.values()} <= set(known)
+    assert not {flag(name) for name in KNOWN_AS} & set(known)
 
 
 @pytest.mark.parametrize(

@@ -394,8 +394,9 @@ def test_wrong_files_give_one_line_that_names_file_and_setting(tmp_path, content
         assert named in problem
 
 
-def test_a_misspelt_setting_is_recognized(tmp_path):
-    (tmp_path / "mine.toml").write_text("learning_rat = 0.1\n")
+@pytest.mark.parametrize("name", ["learning_rat", "lr"])
+def test_a_misspelt_setting_is_recognized(tmp_path, name):
+    (tmp_path / "mine.toml").write_text(f"{name} = 0.1\n")
     with pytest.raises(WrongInput, match="did you mean learning_rate"):
         load_toml(tmp_path / "mine.toml")
 

@@ -1,12 +1,11 @@
 """The settings of a run that maximizes an objective: those of training that do not speak of an environment."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from iwes_mpi.settings.command_line import known_as
 from iwes_mpi.settings.config import Config
+from iwes_mpi.settings.meant import meant
 from iwes_mpi.settings.wrong_input import WrongInput
 
 # What an objective's runs have where settings speak of policies, episodes and steps.
@@ -33,8 +32,8 @@ def refuse_others(settings: Mapping[str, Any], known: list[str], what: str) -> N
             continue
         if name in _GROUPS:
             raise WrongInput(name, f"is not a setting of {what}")
-        near = [other for other in (known_as(name),) if other in known] or difflib.get_close_matches(name, known, 1)
-        raise WrongInput(name, f"is not a setting of {what}" + (f"; is it {near[0]}?" if near else ""))
+        near = meant(name, known)
+        raise WrongInput(name, f"is not a setting of {what}" + (f"; is it {near}?" if near else ""))
 
 
 def name_of(objective: Any) -> str:

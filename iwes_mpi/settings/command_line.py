@@ -7,7 +7,6 @@ name settings in backquotes (`wrong_input`); `ArgumentParser.spell` turns these 
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import re
 import sys
 import textwrap
@@ -18,6 +17,7 @@ from typing import Any, Literal, NoReturn
 
 from iwes_mpi.settings import values
 from iwes_mpi.settings.config import GROUPS, Config, check_together
+from iwes_mpi.settings.meant import meant
 from iwes_mpi.settings.sources import load_preset, load_toml, preset_names
 from iwes_mpi.settings.wrong_input import WrongInput
 from iwes_mpi.version import __version__
@@ -26,23 +26,6 @@ from iwes_mpi.version import __version__
 def flag(name: str) -> str:
     """The command-line flag of the setting `name`: ``n_pairs`` gives ``--n-pairs``."""
     return "--" + name.replace("_", "-")
-
-
-# What other programs call our settings, where the names are not alike
-_KNOWN_AS = {
-    "--lr": "--learning-rate", "--alpha": "--learning-rate", "--step-size": "--learning-rate",
-    "--env": "--env-id", "--task": "--env-id", "--population": "--n-pairs", "--population-size": "--n-pairs",
-    "--popsize": "--n-pairs", "--noise-std": "--sigma", "--std": "--sigma", "--steps": "--max-env-steps",
-    "--timesteps": "--max-env-steps", "--total-timesteps": "--max-env-steps", "--generations": "--iterations",
-    "--epochs": "--iterations", "--output": "--run-dir", "--out": "--run-dir", "--log-dir": "--run-dir",
-    "--weight-decay": "--l2", "--hidden": "--hidden-sizes", "--layers": "--hidden-sizes", "-k": "--iw-updates",
-    "--eval-episodes": "--n-eval", "--time-limit": "--max-wall-time",
-}  # fmt: skip
-
-
-def known_as(name: str) -> str:
-    """The setting that other programs call `name`, such as ``lr``; empty if none."""
-    return _KNOWN_AS.get(flag(name), "").removeprefix("--").replace("-", "_")
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -60,18 +43,14 @@ class ArgumentParser(argparse.ArgumentParser):
             raise WrongInput(action.dest if action else setting, problem)
         if message.startswith("unrecognized arguments: "):
             unknown = next((word for word in message.split()[2:] if word != "--"), "--")
-            near = self._near(unknown.partition("=")[0].lower().replace("_", "-")) if unknown.startswith("-") else []
-            raise WrongInput(
-                unknown, f"is not a setting of this program; {f'is it {near[0]}?' if near else 'see --help'}"
-            )
+            near = self._near(unknown.partition("=")[0].lower().replace("_", "-")) if unknown.startswith("-") else ""
+            raise WrongInput(unknown, f"is not a setting of this program; {f'is it {near}?' if near else 'see --help'}")
         raise WrongInput("command line", message)
 
-    def _near(self, unknown: str) -> list[str]:
-        """The flag that an unknown one may stand for, or nothing."""
-        known = self._option_string_actions
-        if _KNOWN_AS.get(unknown, "") in known:
-            return [_KNOWN_AS[unknown]]
-        return difflib.get_close_matches(unknown, known, 1)
+    def _near(self, unknown: str) -> str:
+        """The flag that an unknown one may stand for; empty if there is none."""
+        known = {option.lstrip("-").replace("-", "_"): option for option in self._option_string_actions}
+        return known.get(meant(unknown.lstrip("-").replace("-", "_"), known), "")
 
     def _spelled(self, name: str) -> str | None:
         """How this command line calls a setting; None if it has none of this name."""

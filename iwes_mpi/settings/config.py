@@ -5,7 +5,6 @@ line, the flag made from it. To add a setting, add a field: help, validation, fi
 """
 
 import dataclasses
-import difflib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import tomli_w
 
 from iwes_mpi.settings import values
+from iwes_mpi.settings.meant import meant
 from iwes_mpi.settings.registry import EPISODE_SCHEDULES, OPTIMIZERS, SCHEDULES, SHAPINGS, WEIGHT_KERNELS, Registry
 from iwes_mpi.settings.wrong_input import WrongInput
 
@@ -415,5 +415,5 @@ def refuse_unknown(settings: Mapping[str, Any], source: str) -> None:
     known = [f.name for f in dataclasses.fields(Config)]
     for name in settings:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise WrongInput(source, f"unknown setting {name}" + (f" (did you mean {near[0]}?)" if near else ""))
+            near = meant(name, known)
+            raise WrongInput(source, f"unknown setting {name}" + (f" (did you mean {near}?)" if near else ""))
