@@ -47,11 +47,7 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
     try:
         spec = gymnasium.spec(config.env_id.rpartition(":")[2])
     except (gymnasium.error.Error, ModuleNotFoundError, ValueError) as error:
-        named = config.env_id.rpartition(":")[2]
-        versions = [name for name in gymnasium.registry if name.rpartition("-v")[0] == named]
-        newest = max(versions, key=lambda name: int(name.rpartition("-v")[2]), default=None)
-        hint = f"; is it {newest}?" if newest is not None else ""
-        raise WrongInput("env_id", f"{config.env_id}: {error}{hint}") from None
+        raise WrongInput("env_id", f"{config.env_id}: {error}{_newest(config.env_id.rpartition(':')[2])}") from None
     if spec.max_episode_steps is None and config.max_episode_steps is None:
         raise WrongInput(
             "max_episode_steps",
@@ -90,6 +86,12 @@ def make_env(config: Config, render_mode: str | None = None) -> gymnasium.Env[An
         env.close()
         raise
     return env
+
+
+def _newest(name: str) -> str:
+    """The question whether an environment without a version was meant to be its newest; empty if there is none."""
+    versions = {spec.version: spec.id for spec in gymnasium.registry.values() if spec.id == f"{name}-v{spec.version}"}
+    return f"; is it {versions[max(versions)]}?" if versions else ""
 
 
 def _said(error: BaseException) -> str:
