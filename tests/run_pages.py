@@ -12,7 +12,6 @@ Passed over are commands that install something, need more ranks than `MOST_RANK
 """
 
 import argparse
-import contextlib
 import os
 import re
 import shlex
@@ -23,6 +22,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import launch
 
 from iwes_mpi.supervise import descendants
 
@@ -43,7 +44,7 @@ LEFT_OUT = (
     r"|policy\.pt"  # PyTorch is gigabytes
     r"|film\.mp4"  # minutes for a whole episode; the tutorial's film is shorter
 )
-GOES_ON = r"run_table"  # not asked to stop: what follows needs whole runs
+WHOLE = r"run_table"  # not asked to stop: what follows needs whole runs
 MODULES = {
     "my_module.py": """
 import gymnasium
@@ -113,11 +114,10 @@ def going_on(shell: int) -> list[tuple[int, bool]]:
 
 
 def ask_to_stop(shell: int) -> bool:
-    """Send SIGTERM to all that train of a shell, and an interrupt to what watches; returns whether there are any."""
+    """Send SIGTERM to what trains of a shell, and an interrupt to what watches; returns whether there is any."""
     found = going_on(shell)
     for process, watches in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGINT if watches else signal.SIGTERM)
+        launch.send([process], signal.SIGINT if watches else signal.SIGTERM)
     return bool(found)
 
 
@@ -138,10 +138,8 @@ def run(command: str, folder: str, variables: dict[str, str], seconds: float) ->
         while shell.poll() is None:
             spent = time.monotonic() - begin
             if spent > PATIENCE:
-                for process in (*descendants(shell.pid), shell.pid):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(process, signal.SIGKILL)
-            elif spent > seconds and not asked and not re.search(GOES_ON, command):
+                launch.kill_tree(shell.pid)
+            elif spent > seconds and not asked and not re.search(WHOLE, command):
                 lines = os.pread(output.fileno(), 1 << 20, 0).splitlines()
                 if sum(line.startswith(b"iteration ") for line in lines) >= 3 or "iwes_mpi.watch" in command:
                     asked = ask_to_stop(shell.pid)
