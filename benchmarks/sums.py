@@ -38,7 +38,7 @@ def main() -> int:
     options = parser.parse_args()
     world = World()
     rank, size = world.node.rank, world.node.size
-    largest = int(world.comm.allreduce(size, MPI.MAX))
+    largest = world.maximum_integer(size)
     shared = SharedSums(world.node_window(bytes_needed(size, largest) if rank == 0 else 0), rank, size, largest)
     world.publish()
     leaders = MPI.Intracomm(world.comm.Split(int(rank > 0), world.rank)) if world.n_nodes > 1 else None

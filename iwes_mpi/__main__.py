@@ -28,8 +28,8 @@ def main(argv: list[str]) -> int:
     width = max(map(len, known))
     lines = [f"  python -m iwes_mpi.{name:{width}}  {purpose}" for name, purpose in known.items()]
     print("\n".join(["Importance Weighted Evolution Strategies under MPI. Commands:", "", *lines, ""]))
-    wrong = next((word for word in argv if word not in ("-h", "--help")), None)
     print("Each explains its settings with --help; mpirun -n RANKS before train and evaluate runs them in parallel.")
+    wrong = next((word for word in argv if word not in ("-h", "--help")), None)
     if wrong is not None:
         meant = f"; say python -m iwes_mpi.{wrong}" if wrong in known else ""
         print(

@@ -100,7 +100,7 @@ def _useless_updates(config: Config, d: int) -> str | None:
     # large, and says nothing. How far theta is from where new samples would be tells.
     if ess >= least and fresh >= _USELESS_ESS:
         return None
-    ess = min(ess, fresh) if fresh < _USELESS_ESS else ess
+    ess = min(ess, fresh)
     what = "not be made (`min_ess`)" if config.min_ess > ess else "be of no use"
     if fresh >= max(_USELESS_ESS, config.min_ess):
         return (
