@@ -98,7 +98,7 @@ def test_commands_are_found():
     assert {f"iwes_mpi.{name}" for name in ("train", "evaluate", "plot", "watch", "export")} <= {
         name for name, _ in found
     }
-    assert ("iwes_mpi.plot", ["runs/cheetah", "runs/other", "-o", "figure.png"]) in found, "of a plain line"
+    assert ("iwes_mpi.plot", ["runs/cheetah", "runs/es", "-o", "figure.png"]) in found, "of a plain line"
     assert any("--env-kwargs" in arguments and '{"goal": 3}' in arguments for _, arguments in found), "with quotes"
     assert (
         "iwes_mpi.evaluate",
