@@ -42,7 +42,6 @@ LEFT_OUT = (
     r"pip install|python3 -m venv|^source |module load|^make |git clone|^export |srun|sbatch|scontrol|scancel|apptainer"
     r"|podman|conda|spack|ssh |bashrc|zshrc|paper-|reference-es|runs/ant|--logdir|tests/soak"
     r"|policy\.pt"  # PyTorch is gigabytes
-    r"|film\.mp4"  # minutes for a whole episode; the tutorial's film is shorter
 )
 WHOLE = r"run_table"  # not asked to stop: what follows needs whole runs
 MODULES = {
