@@ -17,6 +17,7 @@ reference          environment steps to the returns of Salimans et al. (2017), b
 sample_efficiency  environment steps to a return, by ES and by IW-ES with the settings that jobs/tune.py has found,
                    and seeds that it has not seen
 options            what one option more brings on HalfCheetah, by the environment steps to a return
+controls           what else may be behind the gain of IW-ES: a higher rate, less momentum, ARS V2-t
 =================  ===========================================================================================
 """
 
@@ -41,6 +42,7 @@ COLUMNS = {
     "reference": ("figure", "run_dir", "config", "iw_updates", "learning_rate", "seed"),
     "sample_efficiency": ("figure", "run_dir", "config", "seed"),
     "options": ("figure", "run_dir", "config", "stop_at_return", "max_env_steps", *OPTIONS, "seed"),
+    "controls": ("figure", "run_dir", "config", "seed"),
 }
 
 
@@ -111,6 +113,10 @@ def sample_efficiency() -> Iterator[Row]:
             for method in ("es", "iwes", "repeat"):
                 run_dir = f"runs/sample_efficiency/{task}-{method}-seed{seed}"
                 yield task, run_dir, f"jobs/sample_efficiency/{task}-{method}.toml", seed
+    for seed in range(230, 240):  # settings that were searched for this return alone
+        for method in ("es", "iwes", "repeat"):
+            run_dir = f"runs/sample_efficiency/halfcheetah-2386-{method}-seed{seed}"
+            yield "halfcheetah-2386", run_dir, f"jobs/sample_efficiency/halfcheetah-2386-{method}.toml", seed
     for seed in range(310, 320):  # another try
         for method in ("es", "iwes", "repeat"):
             run_dir = f"runs/halfcheetah_reuse/halfcheetah-{method}-seed{seed}"
@@ -131,9 +137,25 @@ def options() -> Iterator[Row]:
             yield "options", run_dir, config, 2385.79, 250_000, *(OPTIONS | changed).values(), seed
 
 
+def controls() -> Iterator[Row]:
+    """What else may be behind IW-ES's gain, with the seeds of `sample_efficiency`; the controls take turns.
+
+    ``rate`` and ``momentum`` have the settings of IW-ES without further updates, and the rate times, or Adam's beta1 to
+    the power of, the updates that IW-ES makes of a population. ``ars`` is ARS V2-t as published, which has no settings for
+    the pendulum.
+    """
+    for task in ("halfcheetah", "swimmer", "hopper", "inverted-double-pendulum"):
+        first = 100 if task in ("halfcheetah", "swimmer") else 210
+        for seed in range(first, first + 10):
+            for control in ("rate", "momentum", "ars"):
+                if (task, control) != ("inverted-double-pendulum", "ars"):
+                    run_dir = f"runs/controls/{task}-{control}-seed{seed}"
+                    yield task, run_dir, f"jobs/sample_efficiency/{task}-{control}.toml", seed
+
+
 TABLES: dict[str, Callable[[], Iterator[Row]]] = {
     "paper": paper, "scaled": scaled, "reference": reference, "sample_efficiency": sample_efficiency,
-    "options": options,
+    "options": options, "controls": controls,
 }  # fmt: skip
 
 
