@@ -141,8 +141,8 @@ def controls() -> Iterator[Row]:
     """What else may be behind IW-ES's gain, with the seeds of `sample_efficiency`; the controls take turns.
 
     ``rate`` and ``momentum`` have the settings of IW-ES without further updates, and the rate times, or Adam's beta1 to
-    the power of, the updates that IW-ES makes of a population. ``ars`` is ARS V2-t as published, which has no settings for
-    the pendulum.
+    the power of, the updates that IW-ES makes of a population. ``ars`` is ARS V2-t as published, which has no settings
+    for the pendulum.
     """
     for task in ("halfcheetah", "swimmer", "hopper", "inverted-double-pendulum"):
         first = 100 if task in ("halfcheetah", "swimmer") else 210
