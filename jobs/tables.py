@@ -113,9 +113,9 @@ def sample_efficiency() -> Iterator[Row]:
             for method in ("es", "iwes", "repeat"):
                 run_dir = f"runs/sample_efficiency/{task}-{method}-seed{seed}"
                 yield task, run_dir, f"jobs/sample_efficiency/{task}-{method}.toml", seed
-    for seed in range(230, 240):  # settings that were searched for this return alone
+    for seed in range(230, 250):  # settings that were searched for this return alone
         for method in ("es", "iwes", "repeat"):
-            run_dir = f"runs/sample_efficiency/halfcheetah-2386-{method}-seed{seed}"
+            run_dir = f"runs/halfcheetah_2386/halfcheetah-{method}-seed{seed}"
             yield "halfcheetah-2386", run_dir, f"jobs/sample_efficiency/halfcheetah-2386-{method}.toml", seed
     for seed in range(310, 320):  # another try
         for method in ("es", "iwes", "repeat"):
