@@ -202,8 +202,10 @@ def test_there_are_presets():
 @pytest.mark.parametrize(
     "name",
     [
+        "ant",
         "halfcheetah",
         "hopper",
+        "humanoid",
         "inverted-double-pendulum",
         "inverted-pendulum",
         "pusher",

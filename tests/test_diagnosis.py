@@ -17,7 +17,7 @@ from iwes_mpi.shown import diagnosis, dry_run
 PARAMETERS = {"quickstart": 108, "paper-ant": 11_848, "paper-ant-256": 96_520, "paper-ant-512": 324_104,
               "paper-humanoid": 27_345, "reference-es": 11_848, "hopper": 36, "halfcheetah": 108, "swimmer": 18,
               "inverted-double-pendulum": 10, "inverted-pendulum": 5, "pusher": 168, "reacher": 22,
-              "walker2d": 108}  # fmt: skip
+              "walker2d": 108, "ant": 848, "humanoid": 5933}  # fmt: skip
 
 
 # -- the formula ---------------------------------------------------------------------------------------------
