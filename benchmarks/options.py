@@ -39,6 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--cross-fit": {"cross_fit": True},
     "--weigh-pairs": {"weigh_pairs": True},
     "--repeat-gradient": {"repeat_gradient": True},
+    "--reuse-batches 2": {"reuse_batches": 2},
     "--reuse-batches 4": {"reuse_batches": 4},
     "--importance-mixing 0.1": {"importance_mixing": 0.1},
     "--whiten": {"whiten": True},

@@ -17,6 +17,7 @@ reference          environment steps to the returns of Salimans et al. (2017), b
 sample_efficiency  environment steps to a return, by ES and by IW-ES with the settings that jobs/tune.py has found,
                    and seeds that it has not seen
 options            what one option more brings on HalfCheetah, by the environment steps to a return
+populations        HalfCheetah with a large population, for a cluster, by ES and by IW-ES
 controls           what else may be behind the gain of IW-ES: a higher rate, less momentum, ARS V2-t
 =================  ===========================================================================================
 """
@@ -43,6 +44,17 @@ COLUMNS = {
     "sample_efficiency": ("figure", "run_dir", "config", "seed"),
     "options": ("figure", "run_dir", "config", "stop_at_return", "max_env_steps", *OPTIONS, "seed"),
     "controls": ("figure", "run_dir", "config", "seed"),
+    "populations": (
+        "figure",
+        "run_dir",
+        "config",
+        "stop_at_return",
+        "max_env_steps",
+        "n_pairs",
+        "iw_updates",
+        "step_in_sigma",
+        "seed",
+    ),
 }
 
 
@@ -153,9 +165,19 @@ def controls() -> Iterator[Row]:
                     yield task, run_dir, f"jobs/sample_efficiency/{task}-{control}.toml", seed
 
 
+def populations() -> Iterator[Row]:
+    """Eight times the population of `sample_efficiency`, at its rate and at three times it; the settings take turns."""
+    for seed in range(320, 325):
+        for k in (0, 8):
+            for step in (1.6, 4.8):
+                run_dir = f"runs/populations/halfcheetah-n64-K{k}-step{step}-seed{seed}"
+                config = "jobs/sample_efficiency/halfcheetah-iwes.toml"
+                yield "populations", run_dir, config, 2385.79, 1_500_000, 64, k, step, seed
+
+
 TABLES: dict[str, Callable[[], Iterator[Row]]] = {
     "paper": paper, "scaled": scaled, "reference": reference, "sample_efficiency": sample_efficiency,
-    "options": options, "controls": controls,
+    "options": options, "controls": controls, "populations": populations,
 }  # fmt: skip
 
 
