@@ -1,5 +1,6 @@
 """The notebooks run from a fresh clone, on committed logs that say where they come from, and say what the logs say."""
 
+import heapq
 import importlib.util
 import json
 import math
@@ -250,6 +251,26 @@ def test_area_is_the_mean_over_environment_steps(common, tmp_path):
     run = open_run(make_run(tmp_path / "run", 9))
     y = run.iterations["eval_return_median"].tolist()
     assert common.area(run) == pytest.approx(sum((a + b) / 2 for a, b in pairwise(y)) / 8)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 40])
+def test_steps_in_a_row_are_those_of_a_queue(common, tmp_path, ranks):
+    """Against ranks that take episodes from a queue one by one."""
+    run = open_run(make_run(tmp_path / "run", 9, n_pairs=3, n_eval=1))
+    lengths, evaluations = [40, 7, 100, 12, 60, 60, 33, 8, 21], [0, 100, 0, 0, 50, 7, 100, 0, 3]
+    run.iterations["env_steps"] = np.cumsum(6 * np.array(lengths))
+    run.iterations["eval_env_steps"] = np.cumsum(evaluations)
+    total = 0.0
+    for length, evaluation in list(zip(lengths, evaluations, strict=True))[:7]:
+        free = [0.0] * ranks
+        for steps in [evaluation, *[length] * 6]:
+            heapq.heapreplace(free, free[0] + steps)
+        total += max(free)
+    until = (run.iterations["env_steps"] + run.iterations["eval_env_steps"])[6]
+    assert common.steps_in_a_row(run, until, ranks) == pytest.approx(total)
+    several = open_run(make_run(tmp_path / "several", 3, n_eval=4))
+    with pytest.raises(ValueError, match="n_eval is 4"):
+        common.steps_in_a_row(several, 10, ranks)
 
 
 def test_a_run_cut_short(common, tmp_path):
