@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from committed import SLIM_TABLES
 from fakes import build, rugged
 
 from iwes_mpi.files import checkpoint, columns, reader
@@ -239,7 +240,6 @@ LOGS = sorted(DATA.rglob(LOG))
 def test_committed_logs_open_after_a_column_is_added(wider):
     """All of them, with their values in the old columns and blanks in the new."""
     assert len(LOGS) > 10
-    slim = {"halfcheetah_reuse", "options", "sample_efficiency"}  # tables whose logs keep steps and evaluations alone
     for path in LOGS:
         run = open_run(path.parent)
         assert run.config is not None
@@ -250,12 +250,12 @@ def test_committed_logs_open_after_a_column_is_added(wider):
         with h5py.File(path) as file:
             for name in ("env_steps", "return_mean", "theta_digest", "sigma", "updates"):
                 if name not in file["iterations"]:  # a log that keeps the steps and evaluations alone
-                    assert path.parent.parent.name in slim
+                    assert path.parent.parent.name in SLIM_TABLES
                     continue
                 assert (iterations[name] == file["iterations"][name][: len(iterations)]).all()
         assert (iterations["samples"] == -1).all()
         assert np.isnan(updates["nats"]).all()
-        if path.parent.parent.name not in slim:
+        if path.parent.parent.name not in SLIM_TABLES:
             assert updates["accepted"].sum() == iterations["updates"].sum()
 
 

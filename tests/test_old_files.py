@@ -11,6 +11,7 @@ import shutil
 import golden_record
 import numpy as np
 import pytest
+from committed import SLIM_TABLES
 from golden_runs import COLD, OLD, PACKAGE, run_all
 
 # -- the package's modules: the only place of this file that names them --------------------------------------
@@ -21,8 +22,6 @@ from iwes_mpi.files.columns import TABLES
 
 CHECKPOINTS = golden_record.FOLDER.parent / "checkpoint-v1"
 DATA = PACKAGE / "analysis" / "data"
-# Those of the study of sample efficiency keep what tells how evaluations grow with steps (collect.py --slim).
-SLIM_TABLES = {"halfcheetah_reuse", "options", "sample_efficiency"}
 LOGS = sorted(log for log in DATA.glob("*/*/log.h5") if log.parent.parent.name not in SLIM_TABLES)
 
 

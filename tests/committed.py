@@ -1,0 +1,11 @@
+"""What the tests know of the logs that are committed in analysis/data."""
+
+# Tables whose logs keep steps and evaluations alone (analysis/collect.py --slim).
+SLIM_TABLES = {
+    "controls",
+    "halfcheetah_2386",
+    "halfcheetah_reuse",
+    "options",
+    "populations",
+    "sample_efficiency",
+}
