@@ -154,7 +154,7 @@ def controls() -> Iterator[Row]:
 
     ``rate`` and ``momentum`` have the settings of IW-ES without further updates, and the rate times, or Adam's beta1 to
     the power of, the updates that IW-ES makes of a population. ``ars`` is ARS V2-t as published, which has no settings
-    for the pendulum.
+    for the pendulum. ``healthy`` is plain ES on Walker2d, trained with a fifth of the reward for being healthy.
     """
     for task in ("halfcheetah", "swimmer", "hopper", "inverted-double-pendulum"):
         first = 100 if task in ("halfcheetah", "swimmer") else 210
@@ -163,6 +163,9 @@ def controls() -> Iterator[Row]:
                 if (task, control) != ("inverted-double-pendulum", "ars"):
                     run_dir = f"runs/controls/{task}-{control}-seed{seed}"
                     yield task, run_dir, f"jobs/sample_efficiency/{task}-{control}.toml", seed
+    for seed in range(210, 215):
+        run_dir = f"runs/controls/walker2d-healthy-seed{seed}"
+        yield "walker2d", run_dir, "jobs/sample_efficiency/walker2d-healthy.toml", seed
 
 
 def populations() -> Iterator[Row]:
