@@ -1,5 +1,6 @@
 """What the notebooks share: the committed runs, scores of a run, and intervals over seeds."""
 
+import heapq
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -100,13 +101,13 @@ def averages(settings: Mapping[str, Sequence[Run]], scores: Mapping[str, Score])
 def steps_in_a_row(run: Run, until: float, ranks: int) -> float:
     """A model of the time that a run takes on many ranks: the steps that are made one after the other.
 
-    Each iteration lasts as long as the rank that is done last. Its episodes wait in one queue, evaluation first, as in
-    the program; those of the population count as equally long. What is not in episodes is left out.
+    Each iteration lasts as long as the rank that is done last. Its episodes wait in one queue, those of the evaluation
+    first, as in the program; all of one kind count as equally long. What is not in episodes is left out.
 
     Parameters
     ----------
     run : Run
-        With at most one evaluation episode at a time.
+        It has ended or not.
     until : float
         Environment steps that are made, of population and evaluation; the iteration that comes to them is the last.
     ranks : int
@@ -116,24 +117,18 @@ def steps_in_a_row(run: Run, until: float, ranks: int) -> float:
     -------
     float
         Environment steps.
-
-    Raises
-    ------
-    ValueError
-        If evaluations have several episodes.
     """
-    if run.config.n_eval > 1:
-        raise ValueError(f"the model knows of one evaluation episode at a time, and n_eval is {run.config.n_eval}")
     made = run.iterations[["env_steps", "eval_env_steps"]].to_numpy(np.float64)
     last = int(np.searchsorted(made.sum(axis=1), until)) + 1
-    population, evaluation = np.diff(made[:last], axis=0, prepend=0.0).T
-    n = 2 * run.config.n_pairs
-    rounds, length = np.arange(n + 1), (population / n)[:, None]
-    # The end is when some episode ends: after some rounds without the evaluation, or after some that follow it.
-    ends = np.hstack([rounds * length, evaluation[:, None] + rounds * length])
-    done = (ranks - 1) * np.floor(ends / length + 1e-9) + np.floor((ends - evaluation[:, None]) / length + 1e-9)
-    ends[(done < n) | (ends < evaluation[:, None])] = np.inf
-    return float(ends.min(axis=1).sum())
+    episodes = 2 * run.config.n_pairs
+    total = 0.0
+    for population, evaluation in np.diff(made[:last], axis=0, prepend=0.0).tolist():
+        free = [0.0] * ranks  # when each rank will have nothing to do
+        first = [evaluation / run.config.n_eval] * run.config.n_eval if evaluation else []
+        for steps in (*first, *[population / episodes] * episodes):
+            heapq.heapreplace(free, free[0] + steps)
+        total += max(free)
+    return total
 
 
 # -- intervals -----------------------------------------------------------------------------------------------

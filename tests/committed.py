@@ -6,6 +6,7 @@ SLIM_TABLES = {
     "halfcheetah_2386",
     "halfcheetah_reuse",
     "options",
+    "pendulum_first",
     "populations",
     "sample_efficiency",
 }

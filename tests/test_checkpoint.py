@@ -15,7 +15,7 @@ import pytest
 from iwes_mpi.files import checkpoint
 from iwes_mpi.files.checkpoint import Checkpoint, CheckpointError, CheckpointWarning
 from iwes_mpi.method.optimizers import adam, sgd
-from iwes_mpi.method.state import State
+from iwes_mpi.method.state import Drawn, State
 from iwes_mpi.policy import obs_stats
 from iwes_mpi.settings.config import Config
 
@@ -25,7 +25,14 @@ def example(iteration: int = 7, d: int = 40, optimizer: str = "adam") -> Checkpo
     m, v = rng.normal(size=d), rng.random(d)
     moments = adam.State(3 * iteration, m, v) if optimizer == "adam" else sgd.State(3 * iteration, m)
     stats = obs_stats.ObsStats(1e3 / 7, rng.normal(size=5), rng.random(5))
-    state = State(iteration, rng.normal(size=d), moments, stats, 12345678901, 42, 1 / 3)
+    drawn = [
+        Drawn(rng.normal(size=d), 0.1 * m, rng.integers(0, 99, 3), rng.normal(size=(3, 2)), rng.random((3, 2)) < 0.5)
+        for m in (1, 2)
+    ]
+    state = State(
+        iteration, rng.normal(size=d), moments, stats, 12345678901, 42, 1 / 3, 6789, 7, 55, rng.normal(size=(2, 4)),
+        [1.5, -2.0], drawn,
+    )  # fmt: skip
     tables = {"iterations": {"theta_digest": rng.integers(0, 2**64, 5, dtype=np.uint64), "sigma": rng.random(5)}}
     config = Config(env_kwargs={"a": [1, None]}, clip=float("inf"), optimizer=optimizer)
     return Checkpoint(state, config, {"host": "ö", "n": 3}, tables)
@@ -40,6 +47,14 @@ def assert_equal(found: Checkpoint, expected: Checkpoint) -> None:
         assert np.asarray(x).dtype == np.asarray(y).dtype
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
     assert obs_stats.pack(a.obs).tobytes() == obs_stats.pack(b.obs).tobytes()
+    for name in ("eval_env_steps", "eval_episodes", "episode_cap", "recent_evaluations"):
+        assert getattr(a, name) == getattr(b, name), name
+    np.testing.assert_array_equal(a.history, b.history, strict=True)
+    assert len(a.drawn) == len(b.drawn)
+    for one, other in zip(a.drawn, b.drawn, strict=True):
+        assert one.sigma == other.sigma
+        for name in ("center", "starts", "returns", "used"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     assert found.config == expected.config
     assert found.attrs == expected.attrs
     for table, columns in expected.tables.items():
@@ -105,6 +120,9 @@ def test_version_1_loads(tmp_path: Path, optimizer: str) -> None:
     old = old._replace(config=dataclasses.replace(old.config, eval_every=1))  # as it was before there was a choice
     (tmp_path / checkpoint.CURRENT).write_bytes(version_1(old))
     found = checkpoint.load_newest(tmp_path)
+    later = {"eval_env_steps": 0, "eval_episodes": 0, "episode_cap": 0, "history": np.zeros((2, 0))}
+    later |= {"recent_evaluations": [], "drawn": []}  # what version 1 did not know of
+    old = old._replace(state=dataclasses.replace(old.state, **later))
     assert_equal(found, old)
     checkpoint.save(tmp_path, found)
     assert_equal(checkpoint.load(tmp_path / checkpoint.CURRENT), old)

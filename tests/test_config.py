@@ -175,6 +175,21 @@ def test_a_saved_configuration_can_be_given_back(tmp_path):
 
 # -- presets and defaults ------------------------------------------------------------------------------------
 
+# What is on by default, and off where the paper and the reference code have nothing of the kind; what they share.
+AS_PUBLISHED = {
+    "min_ess": 0.0, "max_kl": math.inf, "max_step": math.inf, "eval_every": 1, "n_eval": 30, "l2": 0.005,
+    "optimizer": "adam", "shaping": "centered-rank", "obs_stat_probability": 0.01, "train_episode_steps": None,
+    "episode_schedule": "constant", "reuse_batches": 1, "cross_fit": False, "weigh_pairs": False, "center": False,
+    "importance_mixing": None, "repeat_gradient": False, "common_random_numbers": False, "whiten": False, "clip": 1.0,
+    "sigma": 0.02, "sigma_schedule": "constant", "learning_rate_schedule": "constant", "momentum": 0.9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ["paper-ant", "paper-ant-256", "paper-ant-512", "paper-humanoid", "reference-es"])
+def test_published_methods_have_none_of_our_options(preset):
+    c = parse(["--preset", preset]).config()
+    assert {name: getattr(c, name) for name in AS_PUBLISHED} == AS_PUBLISHED
+
 
 def test_the_preset_of_the_reference_es():
     c = parse(["--preset", "reference-es"]).config()

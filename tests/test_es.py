@@ -245,3 +245,38 @@ def test_common_random_numbers(world, noise):
     own, _ = build(world, noise, draw)
     returns = [own.iterate().population.returns for _ in range(2)]
     assert len(set(np.ravel(returns))) == 120, "every episode of every iteration has its own"
+
+
+# -- a new cap on episodes -------------------------------------------------------------------------------------------
+
+GROWING = {"train_episode_steps": 4, "episode_schedule": "budget", "episode_budget": 2500, "iw_updates": 2}
+
+
+def test_a_new_cap_leaves_ranks_weights_and_moments_alone(world, noise):
+    """The objective here does not know of caps, so all that follows from one would show as other bits of theta."""
+    runs = [build(world, noise, **GROWING | {"episode_schedule": name})[0] for name in ("budget", "constant")]
+    caps = []
+    for run in runs:
+        run.state.episode_cap = 4
+    for _ in range(5):
+        growing, constant = (run.iterate() for run in runs)
+        caps.append(growing.episode_cap)
+        assert constant.episode_cap == 4
+        assert runs[0].state.theta.tobytes() == runs[1].state.theta.tobytes()
+        for one, other in zip(runs[0].state.optimizer, runs[1].state.optimizer, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len(set(caps)) > 2
+
+
+def test_populations_under_another_cap_are_not_used_again(world, noise):
+    run, _ = build(world, noise, reuse_batches=3, **GROWING)
+    run.state.episode_cap = cap = 4
+    kept = []
+    for _ in range(6):
+        run.iterate()
+        kept.append(len(run.state.drawn))
+        if run.state.episode_cap != cap:
+            assert kept[-1] == 0
+            assert run.state.history.size == 0
+        cap = run.state.episode_cap
+    assert 0 in kept

@@ -410,7 +410,9 @@ def test_open_mpi_is_told_from_others() -> None:
 # -- tables and scripts -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["paper", "scaled", "reference", "sample_efficiency"])
+@pytest.mark.parametrize(
+    "name", ["paper", "scaled", "reference", "sample_efficiency", "options", "controls", "populations"]
+)
 def test_a_table_is_what_its_generator_prints(name: str) -> None:
     made = subprocess.run(
         [sys.executable, ROOT / "jobs/tables.py", name], check=True, capture_output=True, text=True, timeout=60

@@ -169,3 +169,15 @@ def test_updates_of_no_use_are_told_of_once(tmp_path: Path) -> None:
         assert (smallest < 0.1) == bool(told)
         assert outcome.out.count("warning: ") == told
         assert outcome.out.count("warning: steps are so long that weighted updates will be of no use") == told
+
+
+@pytest.mark.slow
+def test_a_small_task_learns_with_nothing_but_its_name(tmp_path: Path) -> None:
+    """InvertedPendulum from 30 steps of balance, about, to 900 of 1,000."""
+    limits = ["--stop-at-return", "900", "--max-env-steps", "400000", "--display", "none"]
+    run_dir = tmp_path / "run"
+    outcome = launch.train(2, "--env-id", "InvertedPendulum-v5", *limits, "--run-dir", str(run_dir), timeout=300)
+    assert outcome.code == 0, outcome.err
+    scores = open_run(run_dir).iterations["eval_return_mean"].dropna()
+    assert scores.iloc[0] < 300
+    assert scores.iloc[-3:].mean() >= 900
