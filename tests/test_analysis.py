@@ -25,6 +25,7 @@ from iwes_mpi.files.log import FORMAT, LOG, LogWriter
 from iwes_mpi.files.reader import empty_population
 from iwes_mpi.files.record import recorded_config, write_config
 from iwes_mpi.settings.config import Config
+from iwes_mpi.shown import statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 ANALYSIS = ROOT / "analysis"
@@ -358,6 +359,44 @@ def typical(run):
 def steps_per_rank():
     """Environment steps per iteration of 7 pairs with full episodes."""
     return 14 * open_run(DATA / "time/ant-512-episodes").iterations["episode_length_mean"].mean()
+
+
+STUDIED = [  # task, return as in the docs, the return itself, limit of steps in thousands
+    ("HalfCheetah", "2386", 2385.79, 500),
+    ("HalfCheetah", "3430", 3430.0, 500),
+    ("Swimmer", "128", 128.25, 500),
+    ("InvertedDoublePendulum", "9104", 9104.07, 300),
+    ("InvertedPendulum", "1000", 1000.0, 150),
+    ("Hopper", "1718", 1718.16, 750),
+    ("Walker2d", "1916", 1916.48, 1500),
+    ("Reacher", "\N{MINUS SIGN}8", -8.0, 300),
+    ("Pusher", "\N{MINUS SIGN}40", -40.0, 400),
+    ("Ant", "1000", 1000.0, 300),
+]
+
+
+@pytest.fixture(scope="module")
+def studied(common):
+    """The runs of the study of sample efficiency."""
+    return common.load("sample_efficiency")
+
+
+@pytest.mark.parametrize(("task", "name", "goal", "limit"), STUDIED)
+def test_sample_efficiency_in_the_docs(common, studied, task, name, goal, limit):
+    """Each median, rounded to thousands, and how many runs arrived."""
+    text = (ROOT / "docs/figures.md").read_text()
+    (row,) = [line for line in text[: text.index("### ")].splitlines() if line.startswith(f"| {task} {name} |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")][2:5]
+    kinds = [{"iw_updates": 0}, {"iw_updates": 8, "repeat_gradient": False}, {"repeat_gradient": True}]
+    for cell, kind in zip(cells, kinds, strict=True):
+        runs = common.choose(studied, env_id=f"{task}-v5", **kind)
+        seen = [statistics.outcome(run, goal, 1000.0 * limit) for run in runs]
+        if not seen:
+            assert cell == "\N{EN DASH}"
+            continue
+        median = statistics.median_interval(seen).value
+        assert cell.startswith("never" if median == math.inf else f"{round(median, -3):,.0f}"), (task, kind)
+        assert cell.endswith(f", {sum(one.reached for one in seen)} of {len(seen)}"), (task, kind)
 
 
 def test_figure_3_measured():
