@@ -98,6 +98,12 @@ def averages(settings: Mapping[str, Sequence[Run]], scores: Mapping[str, Score])
     }).T  # fmt: skip
 
 
+def evaluation_share(run: Run) -> float:
+    """The share of evaluation episodes in all environment steps of a run."""
+    last = run.iterations.iloc[-1]
+    return float(last["eval_env_steps"] / (last["env_steps"] + last["eval_env_steps"]))
+
+
 def steps_in_a_row(run: Run, until: float, ranks: int) -> float:
     """A model of the time that a run takes on many ranks: the steps that are made one after the other.
 
