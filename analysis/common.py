@@ -1,7 +1,7 @@
 """What the notebooks share: the committed runs, scores of a run, and intervals over seeds."""
 
-import heapq
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DATA = Path(__file__).resolve().parent / "data"
+sys.path.insert(0, str(DATA.parent.parent / "benchmarks"))
+from model import spans  # noqa: E402
+
 Score = Callable[[Run], float]
 
 
@@ -107,8 +110,8 @@ def evaluation_share(run: Run) -> float:
 def steps_in_a_row(run: Run, until: float, ranks: int) -> float:
     """A model of the time that a run takes on many ranks: the steps that are made one after the other.
 
-    Each iteration lasts as long as the rank that is done last. Its episodes wait in one queue, those of the evaluation
-    first, as in the program; all of one kind count as equally long. What is not in episodes is left out.
+    Each iteration lasts as long as the rank that is done last, by the model of the program's queue on one node
+    (`spans` in benchmarks/model.py); episodes of one kind count as equally long. What is not in episodes is left out.
 
     Parameters
     ----------
@@ -126,14 +129,12 @@ def steps_in_a_row(run: Run, until: float, ranks: int) -> float:
     """
     made = run.iterations[["env_steps", "eval_env_steps"]].to_numpy(np.float64)
     last = int(np.searchsorted(made.sum(axis=1), until)) + 1
-    episodes = 2 * run.config.n_pairs
+    n_pairs, n_eval = run.config.n_pairs, run.config.n_eval
     total = 0.0
-    for population, evaluation in np.diff(made[:last], axis=0, prepend=0.0).tolist():
-        free = [0.0] * ranks  # when each rank will have nothing to do
-        first = [evaluation / run.config.n_eval] * run.config.n_eval if evaluation else []
-        for steps in (*first, *[population / episodes] * episodes):
-            heapq.heapreplace(free, free[0] + steps)
-        total += max(free)
+    for population, evaluation in np.diff(made[:last], axis=0, prepend=0.0):
+        pairs = np.full((n_pairs, 2), population / (2 * n_pairs))
+        evaluations = np.full(n_eval if evaluation else 0, evaluation / max(1, n_eval))
+        total += spans(pairs, evaluations, ranks, ranks, "dynamic").max()
     return total
 
 
