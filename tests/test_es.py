@@ -280,3 +280,4 @@ def test_populations_under_another_cap_are_not_used_again(world, noise):
             assert run.state.history.size == 0
         cap = run.state.episode_cap
     assert 0 in kept
+    assert max(kept) > 0, "as long as the cap stays, they are kept"
