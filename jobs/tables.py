@@ -125,7 +125,7 @@ def sample_efficiency() -> Iterator[Row]:
             for method in ("es", "iwes", "repeat"):
                 run_dir = f"runs/sample_efficiency/{task}-{method}-seed{seed}"
                 yield task, run_dir, f"jobs/sample_efficiency/{task}-{method}.toml", seed
-    for seed in range(230, 250):  # settings that were searched for this return alone
+    for seed in range(230, 250):  # a third try, with settings searched for this return alone, and twenty seeds
         for method in ("es", "iwes", "repeat"):
             run_dir = f"runs/halfcheetah_2386/halfcheetah-{method}-seed{seed}"
             yield "halfcheetah-2386", run_dir, f"jobs/sample_efficiency/halfcheetah-2386-{method}.toml", seed
